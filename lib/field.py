@@ -1,0 +1,277 @@
+"""Fields on a sparse grid: distance and ray queries to a mesh, the narrow band, outside by flood fill, marching cubes.
+
+The grid has R cells along each side of the box [-BOX, BOX]; corner i lies exactly at i * 2 * BOX / R - BOX. A corner is
+one int64 key, its three indices side by side in 21 bits each, so that keys sort like (i, j, k), a neighbour's key is a
+sum, and corners a little outside the box need no special case. Keys are kept sorted and looked up by binary search;
+nothing dense is ever made.
+"""
+
+import itertools
+from functools import cache
+from typing import NamedTuple
+
+import igl
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lib.dataset import BOX
+
+BITS = 21
+ORIGIN = 1024  # added to every index, so that corners outside the box have positive ones too
+STEPS = np.array([1 << 2 * BITS, 1 << BITS, 1])  # to the next corner along x, y, z
+OFFSETS = np.array(list(itertools.product((0, 1), repeat=3)))  # (8, 3) a cell's corners, in the order of their keys
+CHUNK = 1 << 20  # queries at once: bounds the memory of their arguments
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+
+def pack(ijk: np.ndarray) -> np.ndarray:
+    """Keys of corners (..., 3)."""
+    return (np.asarray(ijk, np.int64) + ORIGIN) @ STEPS
+
+
+def unpack(keys: np.ndarray) -> np.ndarray:
+    """Indices (..., 3) of keys."""
+    mask = (1 << BITS) - 1
+    return np.stack([keys >> 2 * BITS, keys >> BITS & mask, keys & mask], -1) - ORIGIN
+
+
+def spacing(resolution: int) -> float:
+    return 2 * BOX / resolution
+
+
+def position(ijk: np.ndarray, resolution: int) -> np.ndarray:
+    """Where corners (or points between them) lie: i = 0 is -BOX and i = R is BOX."""
+    return ijk * spacing(resolution) - BOX
+
+
+def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Index of each wanted key in the sorted keys, -1 where it is not there."""
+    at = np.searchsorted(keys, wanted)
+    at[at == len(keys)] = 0
+    return np.where(keys[at] == wanted, at, -1) if len(keys) else np.full(wanted.shape, -1)
+
+
+def unique(keys: np.ndarray) -> np.ndarray:
+    """Sorted, each key once; several times faster than np.unique on millions of keys."""
+    keys = np.sort(keys, axis=None)
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    return keys[first]
+
+
+# -- queries ----------------------------------------------------------------------------------------------------------
+
+
+class Surface(NamedTuple):
+    """A triangle mesh made ready for queries."""
+
+    V: np.ndarray
+    F: np.ndarray
+    tree: igl.AABB  # closest points, in double precision
+    scene: EmbreeScene  # rays, in single precision and five times as fast
+
+
+def prepare(V: np.ndarray, F: np.ndarray) -> Surface:
+    V, F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
+    tree, scene = igl.AABB(), EmbreeScene()
+    tree.init(V, F)
+    TriangleMesh(scene, V.astype(np.float32), F.astype(np.int32))
+    return Surface(V, F, tree, scene)
+
+
+def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distance (n,), face (n,) and point (n, 3) of the surface closest to each P (n, 3)."""
+    distance, face, point = np.empty(len(P)), np.empty(len(P), np.int64), np.empty((len(P), 3))
+    for start in range(0, len(P), CHUNK):
+        part = slice(start, start + CHUNK)
+        squared, face[part], point[part] = surface.tree.squared_distance(
+            surface.V, surface.F, np.ascontiguousarray(P[part], np.float64)
+        )
+        distance[part] = np.sqrt(squared)
+    return distance, face, point
+
+
+def hits(surface: Surface, O: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First hit of each ray O + t * D: t (n,), inf where it hits nothing, and face (n,), then -1."""
+    t, face = np.empty(len(O)), np.empty(len(O), np.int64)
+    for start in range(0, len(O), CHUNK):
+        part = slice(start, start + CHUNK)
+        found = surface.scene.run(
+            np.ascontiguousarray(O[part], np.float32), np.ascontiguousarray(D[part], np.float32), output=True
+        )
+        face[part] = found["primID"]
+        t[part] = np.where(face[part] >= 0, found["tfar"], np.inf)
+    return t, face
+
+
+# -- the narrow band --------------------------------------------------------------------------------------------------
+
+
+class Band(NamedTuple):
+    """Every corner within reach of a surface, in the order of its key."""
+
+    keys: np.ndarray
+    distance: np.ndarray
+    face: np.ndarray  # closest face
+    point: np.ndarray  # closest point (n, 3)
+
+
+def band(surface: Surface, resolution: int, reach: float) -> Band:
+    """Octree descent: blocks of s^3 corners, halved while the distance from their centre leaves the reach possible.
+
+    Needs about 9 queries for each crossed cell of the surface, wherever the rest of the grid is.
+    """
+    h = spacing(resolution)
+    step = 1 << max(0, int(np.log2(resolution / 8)))
+    low = np.floor((surface.V.min(0) + BOX - reach) / h / step).astype(np.int64)
+    high = np.ceil((surface.V.max(0) + BOX + reach) / h / step).astype(np.int64)
+    blocks = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3) * step
+    keys = pack(blocks)
+    while True:
+        radius = (step - 1) / 2 * h * np.sqrt(3)  # of the block's corners about their centre
+        distance, face, point = closest(surface, position(unpack(keys) + (step - 1) / 2, resolution))
+        near = distance <= reach + radius
+        keys = keys[near]
+        if step == 1:
+            return Band(keys, distance[near], face[near], point[near])
+        step //= 2
+        keys = np.sort((keys[:, None] + OFFSETS * step @ STEPS).ravel())
+
+
+# -- outside ----------------------------------------------------------------------------------------------------------
+
+
+class Outside(NamedTuple):
+    """The free corners as runs along z: key of the first and last corner, and whether one can walk there from afar."""
+
+    first: np.ndarray
+    last: np.ndarray
+    outside: np.ndarray
+
+    def __call__(self, keys: np.ndarray) -> np.ndarray:
+        """Whether each corner is free and outside; blocked corners are not."""
+        run = np.clip(np.searchsorted(self.first, keys, side="right") - 1, 0, None)
+        return self.outside[run] & (keys >= self.first[run]) & (keys <= self.last[run])
+
+
+def flood(blocked: np.ndarray, margin: int = 4) -> Outside:
+    """Flood fill over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
+
+    Starts from the margin around them; what lies beyond is not known.
+
+    Runs of neighbouring columns that overlap are joined, so the work grows with the surface, not with the volume.
+    """
+    ijk = unpack(blocked)
+    low, high = ijk.min(0) - margin, ijk.max(0) + margin
+    x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
+    bottom, top = (pack(np.stack([x, y, np.full_like(x, z)], -1)).ravel() for z in (low[2], high[2]))
+    first = np.sort(np.concatenate([bottom, blocked + 1]))
+    last = np.sort(np.concatenate([top, blocked - 1]))
+    first, last = first[first <= last], last[first <= last]
+    a, b = [], []
+    for step in STEPS[:2]:
+        start = np.searchsorted(last, first + step)  # the first run of the next column that ends above this one's start
+        stop = np.searchsorted(first, last + step, side="right")  # and the first that starts above its end
+        count = np.maximum(stop - start, 0)
+        a.append(np.repeat(np.arange(len(first)), count))
+        b.append(np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count))
+    a, b = np.concatenate(a), np.concatenate(b)
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(first), len(first)))
+    _, label = connected_components(graph, directed=False)
+    return Outside(first, last, label == label[0])
+
+
+# -- surface extraction -----------------------------------------------------------------------------------------------
+
+
+def marching_cubes(keys: np.ndarray, values: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the field crosses zero, positive inside: V (n, 3), F (m, 3), outward.
+
+    Sorted keys hold at least all corners of the crossed cells, and a ring of negative ones around them. Then each edge
+    has exactly two faces and each vertex one fan of faces, whatever the values; vertices differ in the last digits only
+    where a value is zero, so they are kept a thousandth of a cell off the corners.
+    """
+    inside = values > 0
+    neighbour = np.stack([find(keys, keys + step) for step in STEPS], -1)  # (n, 3)
+    crossed = (neighbour >= 0) & (inside[:, None] != inside[neighbour])
+    lower, axis = np.nonzero(crossed)
+    upper = neighbour[lower, axis]
+    t = np.clip(values[lower] / (values[lower] - values[upper]), 1e-3, 1 - 1e-3)
+    ijk = unpack(keys[lower]).astype(float)
+    ijk[np.arange(len(t)), axis] += t
+    vertex = np.full(crossed.shape, -1)
+    vertex[crossed] = np.arange(len(t))
+
+    # The cells that share a crossed edge, and their corners.
+    around = np.array([np.delete(-OFFSETS[OFFSETS[:, a] == 0], a, 1) @ np.delete(STEPS, a) for a in range(3)])  # (3, 4)
+    cells = unique(keys[lower][:, None] + around[axis])
+    corner = find(keys, cells[:, None] + OFFSETS @ STEPS)  # (c, 8)
+    corner = corner[(corner >= 0).all(1)]
+    case = inside[corner] @ (1 << np.arange(8))  # (c,)
+    table, count = triangles()
+    which = np.repeat(np.arange(len(corner)), count[case])
+    nth = np.arange(len(which)) - np.repeat(np.cumsum(count[case]) - count[case], count[case])
+    edge = table[case[which], nth]  # (m, 3) of 24 = lower corner * 3 + axis
+    F = vertex[corner[which[:, None], edge // 3], edge % 3]
+    return position(ijk, resolution), F
+
+
+@cache
+def triangles() -> tuple[np.ndarray, np.ndarray]:
+    """The 256 cases of marching cubes: (256, 12, 3) edges as lower corner * 3 + axis, and how many triangles count.
+
+    Where a side of the cube has two inside corners across, they are kept apart; as this looks at nothing but the side,
+    the two cells that share it agree.
+    """
+    sides = []
+    for axis, end in itertools.product(range(3), (0, 1)):
+        u, v = (np.eye(3, dtype=int)[(axis + n) % 3] for n in (1, 2))
+        start = np.eye(3, dtype=int)[axis] * end
+        ring = [start, start + u, start + u + v, start + v]  # counter-clockwise when seen from the upper end
+        sides.append([int(c @ (4, 2, 1)) for c in (ring if end else ring[::-1])])
+
+    def edge(a: int, b: int) -> int:
+        return min(a, b) * 3 + {4: 0, 2: 1, 1: 2}[abs(a - b)]
+
+    side_of = {edge(side[n], side[n - 1]): set() for side in sides for n in range(4)}
+    for s, side in enumerate(sides):
+        for n in range(4):
+            side_of[edge(side[n], side[n - 1])].add(s)
+
+    cases = []
+    for case in range(256):
+        follows = {}  # from the edge where a walk around a side enters the inside to where it leaves
+        for side in sides:
+            turns = [n for n in range(4) if (case >> side[n] & 1) != (case >> side[n - 1] & 1)]
+            for n in turns:
+                if case >> side[n] & 1:  # enters here; leaves at the next turn
+                    leave = turns[(turns.index(n) + 1) % len(turns)]
+                    follows[edge(side[n], side[n - 1])] = edge(side[leave], side[leave - 1])
+        faces = []
+        while follows:
+            loop = [next(iter(follows))]
+            while (after := follows.pop(loop[-1])) != loop[0]:
+                loop.append(after)
+            faces += flattest(tuple(loop), side_of)[1]
+        cases.append(faces)
+    table = np.full((256, max(map(len, cases)), 3), -1)
+    for case, faces in enumerate(cases):
+        table[case, : len(faces)] = np.reshape(faces, (-1, 3))
+    return table, np.array([len(faces) for faces in cases])
+
+
+def flattest(loop: tuple, side_of: dict) -> tuple[int, list]:
+    """Triangles of a loop with the fewest diagonals in a side of the cube, where the next cell could have the same."""
+    if len(loop) < 3:
+        return 0, []
+    found = []
+    for n in range(1, len(loop) - 1):
+        left, right = flattest(loop[: n + 1], side_of), flattest(loop[n:], side_of)
+        diagonals = [pair for pair, gap in (((0, n), n), ((n, -1), len(loop) - 1 - n)) if gap > 1]
+        flat = sum(bool(side_of[loop[i]] & side_of[loop[j]]) for i, j in diagonals)
+        found.append((flat + left[0] + right[0], [*left[1], (loop[0], loop[n], loop[-1]), *right[1]]))
+    return min(found, key=lambda f: f[0])
