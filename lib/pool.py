@@ -58,12 +58,14 @@ def map(
     run: str | Path,  # folder for the ledger and the workers' logs
     parameters: dict | None = None,  # what the function gets; an item done with others is done again
     inputs: tuple[str, ...] = ("source",),  # suffixes of the files it reads; "source" is the original mesh
-    version: int = 1,  # raise it when the same parameters give other files
     jobs: int = -1,  # items at a time, -1 = one a core
     timeout: float = 0,  # seconds an item may take, 0 = any
     memory: float = 0,  # GiB an item may take, 0 = any
 ) -> pandas.DataFrame:
-    """Do every item that is not done yet. Returns the ledger, a row an item, which is also <run>/<stage>.csv."""
+    """Do every item that is not done yet. Returns the ledger, a row an item, which is also <run>/<stage>.csv.
+
+    Raise VERSION in the function's module when the same parameters come to give other files: all is done again then.
+    """
     if not items:
         raise ValueError(f"{stage}: no items to work on")
     job = Job(
@@ -71,7 +73,7 @@ def map(
         function=name_of(function),
         parameters=json.loads(json.dumps(parameters or {})),  # as the facts will have them: a tuple is a list
         inputs=list(inputs),
-        version=version,
+        version=getattr(sys.modules[function.__module__], "VERSION", 1),
         dataset=str(Path(items[0].dataset).absolute()),
         resolution=items[0].resolution,
         run=str(Path(run).absolute()),
