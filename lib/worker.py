@@ -208,6 +208,7 @@ def current(job: dict, item: Item, facts: dict) -> bool:
 def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
     """Call the stage's function on one item and note what it did. The facts come last: until then nothing counts."""
     sweep(item.folder)
+    sweep(Path(item.folder).parent)
     if stale := facts.pop(job["stage"], None):  # gone before its files are, so that no crash leaves a record that lies
         write_facts(item, facts)
         for suffix in stale["outputs"]:
