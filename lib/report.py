@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,10 @@ def text(value) -> str:
     """A cell's text: three digits of a fraction, thousands apart, nothing for what is missing."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(map(text, value))
-    if isinstance(value, (bool, np.bool_, str)) or value is None:
-        return "" if value is None else str(value)
     if pd.isna(value):
         return ""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
 
 
@@ -439,7 +440,7 @@ def placard(message: str) -> Image:
     from PIL import Image as Pixels
 
     sheet = Pixels.new("RGB", (WIDTH, 120), PAPER)
-    for k, line in enumerate(textwrap.wrap(message, 100)):
+    for k, line in enumerate(textwrap.wrap(message, 120, break_on_hyphens=False)):
         label(sheet, (24, 20 + 28 * k), line, WIDTH - 48)
     return picture(sheet, message)
 

@@ -117,12 +117,11 @@ def test_quarantine_shows_counts_rows_and_commands_but_runs_nothing(ledger):
 
 
 def test_table_escapes_names_and_formats_numbers():
-    frame = pd.DataFrame(
-        {"<b>": ["<i>&", None], "n": [1234567.0, np.nan], "x": [0.123456, -2500.4], "y": [True, [1, 0.5]]}
-    )
+    frame = pd.DataFrame({"<b>": ["<i>&", None], "n": [1234567.0, np.nan], "x": [0.123456, -2500.4]})
+    frame["y"], frame["z"] = [True, [1, 0.5]], [np.inf, pd.Timestamp("2020-02-02")]
     page = report.table(frame).data
     assert "&lt;b&gt;" in page and "&lt;i&gt;&amp;" in page and "<i>" not in page
-    for cell in ("1,234,567", "0.123", "-2,500", "True", "1, 0.5", ""):
+    for cell in ("1,234,567", "0.123", "-2,500", "True", "1, 0.5", "inf", "2020-02-02 00:00:00", ""):
         assert f">{cell}</td>" in page
     assert "nan" not in page.lower() and "None" not in page
     assert report.table(frame, ["x", "not there"]).data.count("<th") == 2  # thead and one th
@@ -159,7 +158,7 @@ def test_a_ledger_of_nothing_but_quarantine_still_makes_a_report(monkeypatch):
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def opengl():
     try:
         return report.opengl()
@@ -218,7 +217,7 @@ def test_contact_sheet_draws_each_mesh_in_its_cell(opengl):
 def test_eight_pairs_stay_small(opengl):
     mesh = trimesh.creation.icosphere(5)
     image = report.contact_sheet([(mesh.vertices, mesh.faces)] * 8, [f"sphere {k}" for k in range(8)], edges=True)
-    assert pixels(image).shape[1] == 1200 and len(image.data) < 300_000
+    assert pixels(image).shape[1] == 1200 and len(image.data) < 150_000
 
 
 def test_faces_seen_from_behind_are_loud(opengl):
@@ -244,9 +243,9 @@ def test_the_camera_has_all_in_view_and_comes_close(opengl, turn, tilt):
 
 def test_neighbours_share_a_camera_only_if_they_are_together(opengl):
     meshes = [sphere(1.0), sphere(0.5)]
-    large, small = cells(report.contact_sheet(meshes, "ab", 2, together=2), 2)
+    large, small = cells(report.contact_sheet(meshes, "ab", together=2), 4)[:2]
     assert inked(small).sum() == pytest.approx(inked(large).sum() / 4, rel=0.1)
-    large, small = cells(report.contact_sheet(meshes, "ab", 2), 2)
+    large, small = cells(report.contact_sheet(meshes, "ab"), 4)[:2]
     assert inked(small).sum() == pytest.approx(inked(large).sum(), rel=0.02)
 
 
