@@ -53,10 +53,10 @@ class Job:
 def map(
     function: Callable,  # f(item, **parameters) -> dict of facts, at the top of a module
     items: list[Item],
-    *,
     stage: str,  # the notebook's name, as in "01_watertight"
     run: str | Path,  # folder for the ledger and the workers' logs
     parameters: dict | None = None,  # what the function gets; an item done with others is done again
+    *,
     inputs: tuple[str, ...] = ("source",),  # suffixes of the files it reads; "source" is the original mesh
     jobs: int = -1,  # items at a time, -1 = one a core
     timeout: float = 0,  # seconds an item may take, 0 = any

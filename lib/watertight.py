@@ -14,6 +14,7 @@ def watertight(item, resolution: int = 256) -> dict:
     V, F = mesh.read(item.source)
     V, center, scale = mesh.normalise(V)
     V, F, facts = close(V, F, resolution)
+    item.link_original()
     with item.writing("_normalized.obj") as path:
         mesh.write(path, V, F)
     return {"center": [float(c) for c in center], "scale": float(scale), **facts}
