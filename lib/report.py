@@ -25,7 +25,7 @@ from IPython.display import HTML, Image, display
 WIDTH = 1200  # pixels of every picture: sharp on a page, small in a log
 PAPER, INK, GREY, LINE = "#FAF9F6", "#26303A", "#7A828A", "#DAD7D0"
 CLAY, STONE = "#A9BCCF", "#C9C4BA"  # meshes we made, and meshes that came without colours
-BLUE, ACCENT = "#4A7BA6", "#D81B60"  # curves, and the one loud colour: back faces and marks; told apart by all eyes
+BLUE, ACCENT = "#4A7BA6", "#E4009B"  # curves, and the one loud colour: back faces and marks; told apart by all eyes
 LENS = 24  # degrees the camera sees: little perspective, so that before and after compare
 CORPUS = 14_752  # meshes of the set this project is made for
 USABLE = ["done", "kept"]
@@ -236,7 +236,10 @@ def rising(axes, values: pd.Series, title: str) -> None:
 
 
 def against(axes, sizes: pd.Series, seconds: pd.Series) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     axes.semilogx(sizes, seconds, "o", markersize=4, alpha=0.7, markeredgewidth=0)
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator(), major_formatter=EngFormatter())
     axes.set(title="seconds against size", xlabel=sizes.name.replace("_", " "), ylim=(0, None))
 
 
@@ -359,15 +362,17 @@ def draw(parts: list, camera: list, side: int, edges: bool = False):
     plotter.clear_actors()
     finer = 3 if side < WIDTH / 3 else 2  # drawn larger, then reduced: smooth edges
     plotter.window_size = [finer * side, finer * side]
+    position, focus, up = camera
+    unit = np.linalg.norm(position - focus) * np.tan(np.radians(LENS / 2))  # one size for all: shades have a radius
     for V, F, *paint in parts:
         if len(F) == 0 or F.min() < 0 or F.max() >= len(V):
             raise ValueError(f"faces need indices from 0 to {len(V) - 1}, these have none or others")  # VTK would crash
-        surface = pyvista.PolyData.from_regular_faces(V.astype(np.float32), F)
+        surface = pyvista.PolyData.from_regular_faces(((V - focus) / unit).astype(np.float32), F)
         shade = {"ambient": 0.3, "diffuse": 0.85, "reset_camera": False, "render": False}
         front = looks(surface, *paint) | {"show_edges": edges, "edge_color": GREY, "edge_opacity": 0.5}
         plotter.add_mesh(surface, culling="back", **front, **shade)
         plotter.add_mesh(surface, culling="front", color=ACCENT, **shade)
-    plotter.camera.position, plotter.camera.focal_point, plotter.camera.up = camera
+    plotter.camera.position, plotter.camera.focal_point, plotter.camera.up = (position - focus) / unit, (0, 0, 0), up
     plotter.renderer.ResetCameraClippingRange()
     plotter.render()
     return Pixels.fromarray(plotter.screenshot(return_img=True)).reduce(finer)
@@ -418,21 +423,24 @@ def pair(row: dict, dataset: str, resolution: int) -> tuple:
 
 
 def original(source: str) -> list[tuple]:
-    """The parts of a mesh as it came, each with its paint (see contact_sheet)."""
-    import trimesh
+    """The parts of a mesh as it came, each with its paint (see contact_sheet); one part if nothing has colours."""
+    from lib import mesh
 
-    scene = trimesh.load_scene(source, process=False)
-    return [(part.vertices, part.faces, painted(part)) for part in scene.dump() if len(getattr(part, "faces", ()))]
+    dumped = [part for part in mesh.read_scene(source).dump() if len(getattr(part, "faces", ()))]
+    parts = [(np.array(part.vertices), np.array(part.faces), painted(part)) for part in dumped]
+    return parts if any(paint is not None for _, _, paint in parts) else [(*mesh.read(source), None)]
 
 
-def painted(part):
+def painted(part) -> np.ndarray | tuple | None:
     visual = part.visual
     if visual.kind != "texture":
         return getattr(visual, f"{visual.kind}_colors")[:, :3] if visual.kind else None
     image = getattr(visual.material, "baseColorTexture", None) or getattr(visual.material, "image", None)
-    if image is None or visual.uv is None:
-        return np.tile(visual.material.main_color[:3], (len(part.vertices), 1))
-    return visual.uv, np.asarray(image.convert("RGB"))
+    textured = image is not None and visual.uv is not None
+    colours = np.asarray(image.convert("RGB")) if textured else visual.material.main_color[:3]
+    if (colours == 102).all():  # trimesh's grey for a material that is not there
+        return None
+    return (visual.uv, colours) if textured else np.tile(colours, (len(part.vertices), 1))
 
 
 def placard(message: str) -> Image:
