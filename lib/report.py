@@ -157,11 +157,11 @@ def quarantine(ledger: pd.DataFrame, n: int = 10) -> HTML:
 
 
 def reasons(rows: pd.DataFrame) -> pd.DataFrame:
-    """Reasons and how often; those that differ only in a file's name or a number are one, in the words of the first."""
+    """Reasons and how often; those that differ only in a name or a number are one, in the words of the first."""
 
     def nameless(row) -> str:
-        names = (row.source, Path(row.source).name, row.item)
-        return functools.reduce(lambda reason, name: reason.replace(name, "…"), names, row.reason)
+        reason = row.reason.replace(row.source, "…").replace(Path(row.source).name, "…")
+        return re.sub(r"\w+_[0-9a-f]{8}\b", "…", reason)  # other items' names
 
     told = pd.DataFrame({"reason": list(map(nameless, rows.astype(str).itertuples()))})
     kind = told["reason"].str.replace(r"\d[\d.,e+-]*", "#", regex=True)
@@ -198,28 +198,27 @@ STYLE = {
 
 
 def timing(ledger: pd.DataFrame, size: str = "faces_in") -> Image:
-    """Seconds and memory of all items in rising order; seconds against size and by step, where the ledger tells."""
+    """Seconds and memory of all items in rising order; below, if there is a size, seconds against it and by step."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     rows = ledger[ledger["status"].isin(USABLE)]
-    steps = rows.filter(regex="^seconds_").astype(float).mean()
-    panels = [
-        lambda axes: rising(axes, rows["seconds"], "seconds an item"),
-        lambda axes: rising(axes, rows["peak_gib"], "peak memory, GiB"),
-    ]
-    if size in rows:
-        panels.append(lambda axes: against(axes, rows[size], rows["seconds"]))
-    if len(steps):
-        panels.append(lambda axes: bars(axes, steps, "seconds by step, mean"))
     with rc_context(STYLE):
-        lines = math.ceil(len(panels) / 2)
-        figure = Figure(figsize=(8, 2.3 * lines), dpi=WIDTH / 8, layout="constrained")
-        places = figure.subplots(lines, 2).flat
-        for axes, panel in zip(places, panels, strict=False):
-            panel(axes)
-        for axes in places[len(panels) :]:
-            axes.remove()
+        figure = Figure(figsize=(8, 4.6 if size in rows else 2.3), dpi=WIDTH / 8, layout="constrained")
+        time, memory, *below = figure.subplots(1 + (size in rows), 2).flat
+        rising(time, rows["seconds"], "seconds an item")
+        rising(memory, rows["peak_gib"], "peak memory, GiB")
+        if below:
+            against, by_step = below
+            against.semilogx(rows[size], rows["seconds"], "o", markersize=4, alpha=0.7, markeredgewidth=0)
+            against.set(title="seconds against size", xlabel=size.replace("_", " "), ylim=(0, None))
+            against.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator())
+            against.xaxis.set_major_formatter(EngFormatter())
+            steps = rows.filter(regex="^seconds_").astype(float).mean()
+            by_step.barh(steps.index.str.removeprefix("seconds_"), steps)
+            by_step.set(title="seconds by step, mean")
+            by_step.invert_yaxis()
         return chart(figure, f"Seconds and memory of {len(rows)} items in rising order")
 
 
@@ -233,20 +232,6 @@ def rising(axes, values: pd.Series, title: str) -> None:
         axes.plot(share, mark, "o", color=ACCENT, markersize=5)
         axes.annotate(text(mark), (share, mark), (-6, 5), textcoords="offset points", ha="right", color=ACCENT)
     axes.set_ylim(0, values.max(initial=0) * 1.1 or 1)
-
-
-def against(axes, sizes: pd.Series, seconds: pd.Series) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    axes.semilogx(sizes, seconds, "o", markersize=4, alpha=0.7, markeredgewidth=0)
-    axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator(), major_formatter=EngFormatter())
-    axes.set(title="seconds against size", xlabel=sizes.name.replace("_", " "), ylim=(0, None))
-
-
-def bars(axes, means: pd.Series, title: str) -> None:
-    axes.barh(means.index.str.removeprefix("seconds_"), means)
-    axes.set(title=title)
-    axes.invert_yaxis()
 
 
 def chart(figure, alt: str) -> Image:
@@ -468,9 +453,23 @@ def label(sheet, corner: tuple[int, int], title: str, width: int) -> None:
 
 
 def picture(pixels, alt: str) -> Image:
-    """A small PNG: 256 colours do for clay and paper, and what is not in the file need not be downloaded."""
+    """A small PNG of 256 colours, 16 of them the loud one's: it matters most where there is little of it."""
+    from PIL import Image as Pixels
+    from PIL import ImageColor
+
+    common = pixels.quantize(240)
+    index, colours = np.array(common), np.asarray(pixels, np.float32)  # (height, width), (height, width, 3)
+    loud = np.array(ImageColor.getrgb(ACCENT), np.float32)
+    shade = colours @ loud / (loud @ loud)  # (height, width): 1 is the accent itself, 0 is black
+    near = (np.linalg.norm(colours - shade[..., None] * loud, axis=-1) < 30) & (shade > 0.3)
+    index[near] = 240 + (shade[near] * 12).round().clip(0, 15)
+    palette = np.zeros((256, 3), np.uint8)
+    palette.flat[: len(common.getpalette())] = common.getpalette()
+    palette[240:] = (np.arange(16)[:, None] / 12 * loud).clip(0, 255)
+    small = Pixels.fromarray(index)
+    small.putpalette(palette.tobytes())
     buffer = io.BytesIO()
-    pixels.quantize(256).save(buffer, "png", optimize=True)
+    small.save(buffer, "png", optimize=True)
     return Image(buffer.getvalue(), format="png", alt=alt)
 
 
