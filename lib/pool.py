@@ -7,6 +7,7 @@ code, where joblib's own process pools lose every item in flight.
 
 import itertools
 import json
+import os
 import shlex
 import signal
 import sys
@@ -150,14 +151,14 @@ class Ledger:
         self.started = self.told = self.wrote = time.monotonic()
         self.worked = 0
         write_text(self.path.with_suffix(".json"), json.dumps(asdict(job), indent=1))
-        self.repeat = shlex.join([sys.executable, "-m", "lib.pool", str(self.path.with_suffix(".json"))])
+        self.repeat = shlex.join(["python", "-m", "lib.pool", short(str(self.path.with_suffix(".json")))])
 
     def enter(self, item: Item, reply: dict) -> None:
         record = reply.get("record", reply)
         self.rows[item.name] = {
             "item": item.name,
             "status": reply["status"],
-            "reason": reply.get("reason", ""),
+            "reason": short(reply.get("reason", "")),
             "seconds": record.get("seconds", 0.0),
             "peak_gib": record.get("peak_gib", 0.0),
             "source": item.source,
@@ -189,6 +190,11 @@ class Ledger:
         with writing(self.path) as beside:
             self.table().to_csv(beside, index=False)
         self.wrote = time.monotonic()
+
+
+def short(text: str) -> str:
+    """Paths below the folder we are in, from there on: a log is to be shared."""
+    return text.replace(os.getcwd() + os.sep, "")  # noqa: PTH109
 
 
 def clock(seconds: float) -> str:

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -226,3 +227,10 @@ def test_make_help_tells_every_target():
 def test_nothing_large_is_committed():
     for name in tracked():
         assert (ROOT / name).stat().st_size < 10 * 2**20, name
+
+
+def test_paths_mean_the_same_in_jupyterlab_as_in_batch():
+    code = "import os, lib; print(os.getcwd())"
+    for folder in (ROOT, ROOT / "notebooks"):
+        result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == str(ROOT)
