@@ -151,7 +151,9 @@ class Ledger:
         self.started = self.told = self.wrote = time.monotonic()
         self.worked = 0
         write_text(self.path.with_suffix(".json"), json.dumps(asdict(job), indent=1))
-        self.repeat = shlex.join(["python", "-m", "lib.pool", short(str(self.path.with_suffix(".json")))])
+        python = short(sys.executable)  # a .venv below the repo, else whatever is active
+        python = "python" if Path(python).is_absolute() else python
+        self.repeat = shlex.join([python, "-m", "lib.pool", short(str(self.path.with_suffix(".json")))])
 
     def enter(self, item: Item, reply: dict) -> None:
         record = reply.get("record", reply)

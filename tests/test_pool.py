@@ -76,6 +76,12 @@ def misbehave(item):
     return {"pid": os.getpid()}
 
 
+def wait_for_gate(item):
+    noted(item, "begun")
+    until((Path(item.dataset).parent / "gate").exists)
+    return {}
+
+
 def fill(item):
     with item.writing("_fill.bin") as path:
         path.write_bytes(bytes(300_000))
@@ -269,10 +275,10 @@ def test_the_command_in_the_ledger_repeats_the_item(poisoned):
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     }
-    command = shlex.split(ledger.command["raise"])
+    command = [sys.executable, *shlex.split(ledger.command["raise"])[1:]]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode and "ZeroDivisionError: no faces" in result.stderr and "in misbehave" in result.stderr
-    command = shlex.split(ledger.command["innocent_01"])
+    command = [sys.executable, *shlex.split(ledger.command["innocent_01"])[1:]]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert json.loads(result.stdout)["outputs"]["_shout.txt"]["size"] == len("innocent_01")
 
@@ -394,11 +400,14 @@ def test_two_runs_at_once_share_the_work(work, tmp_path):
 
 def test_a_run_waits_for_what_another_one_has_in_hand(work, tmp_path):
     work("m")
-    first = start(tmp_path, name="left", parameters={"pause": 2})
+    first = start(tmp_path, "wait_for_gate", name="left")
     until(lambda: calls(tmp_path / "tree"), first)
-    second = start(tmp_path, name="right", parameters={"pause": 2})
-    assert "waiting" in second.communicate(timeout=DEADLINE)[0]
-    assert first.wait(DEADLINE) == second.wait(DEADLINE) == 0
+    second = start(tmp_path, "wait_for_gate", name="right")
+    assert any("waiting" in line for line in second.stdout)
+    (tmp_path / "gate").touch()
+    first.communicate(timeout=DEADLINE)
+    second.communicate(timeout=DEADLINE)
+    assert first.returncode == second.returncode == 0
     assert len(calls(tmp_path / "tree")) == 1
     assert list(pool.read_ledger(tmp_path / "right" / "01_shout.csv").status) == ["kept"]
 
