@@ -118,10 +118,10 @@ def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
 
 def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
     """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
-    besides = os.path.realpath(besides)
+    besides, suffixes = os.path.realpath(besides), tuple(mesh.SUFFIXES)
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
-        read = [f for f in sorted(files) if os.path.splitext(f)[1].lower() in mesh.SUFFIXES and f[0] != "."]
+        read = [f for f in sorted(files) if f[0] != "." and f.lower().endswith(suffixes)]
         yield from (f"{where}/{f}" for f in read)
 
 
