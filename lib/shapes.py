@@ -7,238 +7,45 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from PIL import Image, ImageColor
-from scipy.interpolate import CubicSpline
-from scipy.spatial import Delaunay
-from skimage.measure import points_in_poly
-from trimesh.exchange.obj import export_obj
-from trimesh.transformations import rotation_matrix, translation_matrix
-from trimesh.visual import TextureVisuals
-from trimesh.visual.material import SimpleMaterial
+from trimesh.transformations import translation_matrix
 
-# Modelled in centimetres, Y up, facing +Z; written in metres, standing on y = 0. A family returns rows (paint, mesh,
-# mesh ...); a paint is a colour, or a pair of an image and the function that projects it onto a mesh.
+from lib.solids import (
+    PAINTS,
+    PALE,
+    ball,
+    block,
+    circle,
+    crockery,
+    curve,
+    labelled,
+    lathe,
+    mirrored,
+    painted,
+    plate,
+    polar,
+    put,
+    rectangle,
+    spun,
+    timber,
+    torus,
+    tube,
+    vessel,
+)
 
-WARM = ["#d1495b", "#edae49", "#f4a259", "#e8998d", "#c8553d", "#8e7dbe"]
-COOL = ["#2a8c92", "#30638e", "#24476b", "#5b8e7d", "#8cb369", "#6c91c2"]
-PAINTS = WARM + COOL
-PALE = ["#f7f1e3", "#fdf6ec", "#dfe9ea", "#f6dfd3", "#e3ead7", "#f3e3b3"]
+# Modelled in centimetres, Y up, facing +Z; written in metres, standing on y = 0.
+# A family gives rows (paint, mesh, mesh ...), one by one, or in a list where all of it turns at the end.
+
 METALS = ["#c9a24b", "#9aa5ad", "#b87048", "#6d7680", "#d4cfc4"]
 GLASS = ["#3f7d62", "#8a4f2a", "#9cc9cf", "#3d62a0", "#c8dccb", "#b9737f"]
-WOODS = [("#d3a96f", "#b5854c"), ("#8f6341", "#6a4529"), ("#e8cd9f", "#d2b07d"), ("#b8734b", "#985536")]
 BRASS, CHROME, DARK, GLOW, LEAF, CORK = "#c9a24b", "#d4cfc4", "#34363c", "#fff1b8", "#5f9463", "#d3a96f"
 SIDEWAYS, FORWARD = (1, 0, 0), (0, 0, 1)  # axes to turn about
-
-
-# Primitives ----------------------------------------------------------------------------------------------------------
-
-
-def skin(rings, ends="cap"):
-    """The surface through rings of points (n, m, 3); its two ends are `cap`ped, left `open` or `join`ed."""
-    rings = np.asarray(rings, dtype=float)
-    if ends == "join":
-        rings = np.concatenate([rings, rings[:1]])
-    n, m = rings.shape[:2]
-    a = np.arange(n * m).reshape(n, m)
-    b = np.roll(a, -1, axis=1)  # the next point of the same ring
-    F = [np.stack([a[:-1], b[1:], b[:-1]], axis=-1), np.stack([a[:-1], a[1:], b[1:]], axis=-1)]
-    V = rings.reshape(-1, 3)
-    if ends == "cap":
-        V = np.concatenate([V, rings[[0, -1]].mean(axis=1)])
-        F += [np.stack([a[0], b[0], np.full(m, n * m)], -1), np.stack([b[-1], a[-1], np.full(m, n * m + 1)], -1)]
-    mesh = trimesh.Trimesh(V, np.concatenate([f.reshape(-1, 3) for f in F]))  # merges a ring that is one point
-    mesh.update_faces(mesh.nondegenerate_faces(height=None))
-    mesh.remove_unreferenced_vertices()
-    if mesh.is_watertight and mesh.volume < 0:
-        mesh.invert()
-    return mesh
-
-
-def put(mesh, at=(0, 0, 0), turn=0.0, axis=(0, 1, 0)):
-    """A copy, turned by degrees about an axis through the origin, then moved."""
-    return mesh.copy().apply_transform(translation_matrix(at) @ rotation_matrix(np.radians(turn), axis))
-
-
-def mirrored(mesh, axes="x"):
-    """Copies on both sides of the planes across these axes."""
-    signs = itertools.product(*((1.0, -1.0) if axis in axes else (1.0,) for axis in "xyz"))
-    return [mesh.copy().apply_transform(np.diag([*sign, 1])) for sign in signs]
-
-
-def spun(mesh, n, first=0.0):
-    """n copies round the Y axis."""
-    return [put(mesh, turn=first + 360 * k / n) for k in range(n)]
-
-
-def polar(radius, angles):
-    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=-1)
-
-
-def circle(radius=1.0, at=(0, 0), n=24):
-    """Outline (n, 2), counter-clockwise as all outlines."""
-    return polar(radius, np.arange(n) * 2 * np.pi / n) + at
-
-
-def rectangle(width, height, corner=0.0, at=(0, 0), steps=3):
-    """Outline of a rectangle; `corner` is the radius of its corners, or four from the upper right one on."""
-    corner = np.broadcast_to(np.minimum(corner, 0.495 * min(width, height)), 4).repeat(steps + 1)[:, None]
-    signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)]).repeat(steps + 1, axis=0)
-    angles = (np.arange(4)[:, None] * np.pi / 2 + np.linspace(0, np.pi / 2, steps + 1)).ravel()
-    return signs * (np.array([width, height]) / 2 - corner) + polar(corner[:, 0], angles) + at
-
-
-def curve(points, n=32):
-    """n points on the smooth curve through a few."""
-    points = np.asarray(points, dtype=float)
-    chord = np.cumsum([0, *np.linalg.norm(np.diff(points, axis=0), axis=1)])
-    return CubicSpline(chord, points, bc_type="natural")(np.linspace(0, chord[-1], n))
-
-
-def block(size, at=(0, 0, 0), bevel=0.4, corner=0.0, taper=1.0):
-    """A box standing on the point `at`: rims rounded by `bevel`, upright edges by `corner`, top scaled by `taper`."""
-    width, height, depth = size
-    bevel = min(bevel, 0.49 * min(size))
-    turn = np.linspace(0, np.pi / 2, 3 if bevel < 0.5 else 4)
-    insets, rise = bevel * (1 - np.sin(turn)), bevel * (1 - np.cos(turn))
-    rings, steps = [], 3 if corner <= 2 * bevel else 10
-    for i, y in zip([*insets, *insets[::-1]], [*rise, *(height - rise[::-1])], strict=True):
-        xz = rectangle(width - 2 * i, depth - 2 * i, max(corner, bevel) - i, steps=steps)
-        rings.append(np.insert(xz * (1 + (taper - 1) * y / height), 1, y, axis=1))
-    return put(skin(rings), at)
-
-
-def lathe(profile, at=(0, 0, 0), ends="cap", n=56):
-    """A profile of (radius, height) turned round the Y axis."""
-    return put(skin([np.insert(circle(max(r, 0), n=n), 1, y, axis=1) for r, y in profile], ends), at)
-
-
-def torus(radius, thick, at=(0, 0, 0)):
-    return lathe(circle(thick, (radius, 0), 12), at, "join")
-
-
-def ball(radius, at=(0, 0, 0), squash=1.0):
-    return lathe(polar(radius, np.linspace(-np.pi / 2, np.pi / 2, 13)) * (1, squash), at, n=24)
-
-
-def vessel(profile, wall, at=(0, 0, 0)):
-    """A cup: the profile with a flat bottom and a wall; of no thickness, it stays an open sheet."""
-    foot, lip = profile[0][1], (profile[-1][0] - wall / 2, profile[-1][1] + wall / 3)
-    inside = [(r - wall, max(y, foot + wall)) for r, y in profile[::-1]] + [(0, foot + wall)]
-    return lathe([(0, foot), *profile, *([lip, *inside] if wall else [])], at, "open")
-
-
-def tube(path, radius=1.0, section=None):
-    """A section swept along a path in 2-D or 3-D, scaled by `radius` (one or many); its x leaves a flat path."""
-    path = np.asarray(path, dtype=float)
-    path = np.insert(path, 2, 0, axis=1) if path.shape[1] == 2 else path
-    section = circle(n=16) if section is None else section
-    side = np.eye(3)[np.argmin(np.ptp(path, axis=0))]
-    rings = []
-    for point, along, r in zip(path, np.gradient(path, axis=0), np.broadcast_to(radius, len(path)), strict=True):
-        along = along / np.linalg.norm(along)
-        side = side - (side @ along) * along
-        side = side / np.linalg.norm(side)
-        rings.append(point + r * section @ np.stack([side, np.cross(side, along)]))
-    return skin(rings)
-
-
-def inset(loop, by):
-    """The loop moved to its left: an outline shrinks, a clockwise hole grows."""
-    step = np.roll(loop, -1, axis=0) - loop
-    left = np.stack([-step[:, 1], step[:, 0]], axis=1) / np.linalg.norm(step, axis=1, keepdims=True)
-    before = np.roll(left, 1, axis=0)
-    return loop + by * (before + left) / (1 + (before * left).sum(axis=1, keepdims=True))
-
-
-def plate(outline, depth, holes=(), bevel=0.15):
-    """An outline in x and y with holes, `depth` thick in z; it is convex, or sampled finer than its gaps are wide."""
-    loops = [np.asarray(outline, dtype=float), *(hole[::-1] for hole in holes)]
-    inner = [inset(loop, bevel) for loop in loops]
-    z = np.array([depth / 2, depth / 2 - bevel, bevel - depth / 2, -depth / 2])
-    walls = [
-        skin([np.insert(ring, 2, h, axis=1) for ring, h in zip((small, loop, loop, small), z, strict=True)], "open")
-        for loop, small in zip(loops, inner, strict=True)
-    ]
-    flat = np.concatenate(inner)
-    F = Delaunay(flat).simplices  # counter-clockwise
-    middles = flat[F].mean(axis=1)
-    F = F[sum(points_in_poly(middles, loop).astype(int) for loop in inner) == 1]
-    lids = [trimesh.Trimesh(np.insert(flat, 2, h, axis=1), f) for h, f in ((z[0], F), (z[3], F[:, ::-1]))]
-    mesh = trimesh.util.concatenate([*walls, *lids])
-    mesh.merge_vertices()
-    assert mesh.is_volume, "the outline crosses itself, or is sampled too coarsely for Delaunay"
-    return mesh
-
-
-# Paint ---------------------------------------------------------------------------------------------------------------
-
-
-def mixed(ink, paper, share):
-    """Image of two colours, `share` (rows, columns) of it ink."""
-    ink, paper = (np.array(ImageColor.getrgb(colour), dtype=float) for colour in (ink, paper))
-    share = np.clip(share, 0, 1)[..., None]
-    return Image.fromarray((ink * share + paper * (1 - share)).round().astype(np.uint8))
-
-
-def timber(rng):
-    """Wood: warped rings and fine fibres, periodic, so that a plank may be of any length."""
-    light, dark = WOODS[rng.integers(len(WOODS))]
-    v, u = np.mgrid[0:160, 0:160] / 160 * 2 * np.pi
-    a, b, c = rng.uniform(0, 2 * np.pi, 3)
-    warp = 0.9 * np.sin(u + a) + 0.4 * np.sin(2 * u + v + b) + 0.3 * np.sin(u - 2 * v + c)
-    fibre = rng.uniform(-1, 1, (160, 1)) + 0.5 * np.repeat(rng.uniform(-1, 1, (160, 20)), 8, axis=1)
-    return mixed(dark, light, 0.45 + 0.25 * np.sin(7 * v + 1.4 * warp) + 0.14 * fibre), along_grain
-
-
-def crockery(rng, ink, paper):
-    """A pattern printed round a pot; its lowest rows stay plain, for the inside."""
-    v, u = np.mgrid[8:0:192j, 0:20:480j]  # 20 squares round, 8 up
-    x, y = (u + 0.5 * (v // 1 % 2)) % 1 - 0.5, v % 1 - 0.5
-    patterns = [
-        x**2 + y**2 < 0.07,  # dots
-        ((3.2 * x) ** 2 + (3.2 * y) ** 2 - 1) ** 3 < (3.2 * x) ** 2 * (3.2 * y) ** 3,  # hearts
-        v % 1.6 < 0.7,  # stripes
-        (v + np.abs(u % 2 - 1)) % 2 < 0.7,  # zigzags
-        ((u // 1 + v // 1) % 2 > 0) & (v > 2) & (v < 6),  # a chequered band
-        v < 3.5 + 0.8 * np.sin(u * np.pi / 2.5),  # dipped in a wavy glaze
-    ]
-    return mixed(ink, paper, patterns[rng.integers(len(patterns))] & (v > 0.3)), around
-
-
-def labelled(rng, glass, top):
-    """Glass with a paper label in front, below the share `top` of its height."""
-    v, u = np.mgrid[1:0:256j, -1:1:384j]
-    low = rng.uniform(0.08, 0.15)
-    t, x = (v - low) / (0.97 * top - low), u / rng.uniform(0.35, 0.6)
-    seal = (x**2 + (t - 0.55) ** 2 < 0.09) if rng.random() < 0.5 else (np.abs(x) + np.abs(t - 0.55) < 0.3)
-    paper = mixed(rng.choice(PAINTS), rng.choice(PALE), seal | (np.abs(t - 0.13) < 0.05) | (np.abs(t - 0.93) < 0.02))
-    on_label = (np.abs(x) < 1) & (t > 0) & (t < 1)
-    return Image.fromarray(np.where(on_label[..., None], paper, mixed(glass, glass, t))), around
-
-
-def along_grain(mesh):
-    """Box projection of an image 40 cm wide, its u along the longest side. Returns uv (m, 3, 2) of the corners."""
-    order, flat = np.argsort(-mesh.extents), np.abs(mesh.face_normals).argmax(axis=1)
-    uv = np.empty((len(mesh.faces), 3, 2))
-    for axis in range(3):
-        uv[flat == axis] = mesh.triangles[flat == axis][:, :, [k for k in order if k != axis]] / 40
-    return uv
-
-
-def around(mesh):
-    """Cylinder projection, the image's middle in front, its lowest row on what looks inwards. Returns uv (m, 3, 2)."""
-    T = mesh.triangles
-    u = np.arctan2(T[..., 0], T[..., 2]) / (2 * np.pi) + 0.5
-    u += (u < 0.5) & (np.ptp(u, axis=1, keepdims=True) > 0.5)  # a face over the seam
-    uv = np.stack([u, (T[..., 1] - mesh.bounds[0, 1]) / mesh.extents[1]], axis=-1)
-    uv[(mesh.face_normals * mesh.triangles_center * (1, 0, 1)).sum(axis=1) <= 0] = 0.5, 0
-    return uv
 
 
 # Families ------------------------------------------------------------------------------------------------------------
 
 
 def turned(rows, turn, axis=(0, 1, 0), at=(0, 0, 0)):
+    """The rows, turned and moved as one, see `put`."""
     return [(paint, *(put(mesh, at, turn, axis) for mesh in meshes)) for paint, *meshes in rows]
 
 
@@ -260,23 +67,23 @@ def chair(rng):
 
     legs = mirrored(tube([(x + splay, 0, z + splay), (x, seat + 1, z)], (1.3, 2), section), "xz")
     posts = mirrored(tube([(x, seat + 1, -z), behind(1, 1)], (1.9, 1.4), section))
-    rows = [(frame, *legs, *posts), (wood, block((width, 3.5, depth), (0, seat, 0), 1.2, corner))]
-    rows.append((wood, rail(0.96, 7, 2.2, 1.12)))
+    yield frame, *legs, *posts
+    yield wood, block((width, 3.5, depth), (0, seat, 0), 1.2, corner)
+    yield wood, rail(0.96, 7, 2.2, 1.12)
     match rng.integers(3):
         case 0:
-            rows.append((wood, *(rail(up, 3.5, 1.4) for up in np.linspace(0.3, 0.78, count))))
+            yield wood, *(rail(up, 3.5, 1.4) for up in np.linspace(0.3, 0.78, count))
         case 1:
             spots = np.linspace(-0.78, 0.78, 2 * count + 1)
-            rows.append((wood, *(tube([(s * x, seat + 2, -z + 1), behind(s, 0.95)], (0.9, 0.7)) for s in spots)))
+            yield wood, *(tube([(s * x, seat + 2, -z + 1), behind(s, 0.95)], (0.9, 0.7)) for s in spots)
         case 2:
-            rows.append((cloth, rail(0.55, 0.5 * back, 1.6)))
+            yield cloth, rail(0.55, 0.5 * back, 1.6)
     if rng.random() < 0.5:
-        rows.append((cloth, block((width - 3, 4.5, depth - 3), (0, seat + 2.6, 0), 2.2, corner)))
+        yield cloth, block((width - 3, 4.5, depth - 3), (0, seat + 2.6, 0), 2.2, corner)
     if rng.random() < 0.35:
         arm = curve([(x, seat + 21, -z - 3), (x + 3, seat + 23, 0), (x + 1, seat + 22, z)], 16)
-        rows.append((wood, *mirrored(tube(arm, 1, rectangle(2, 4, 0.9)))))
-        rows.append((frame, *mirrored(tube([(x, seat + 1, 0.7 * z), (x + 2, seat + 22, 0.7 * z)], 1.1))))
-    return rows
+        yield wood, *mirrored(tube(arm, 1, rectangle(2, 4, 0.9)))
+        yield frame, *mirrored(tube([(x, seat + 1, 0.7 * z), (x + 2, seat + 22, 0.7 * z)], 1.1))
 
 
 def table(rng):
@@ -286,29 +93,28 @@ def table(rng):
     paint = wood if rng.random() < 0.5 else rng.choice(PAINTS)
     depth, corner = (width, width / 2) if is_round else (share * width, corner)
     x, z = np.array([width, depth]) * (0.3 if is_round else 0.42)
-    rows = [(wood, block((width, thick, depth), (0, height, 0), 1, corner))]
+    yield wood, block((width, thick, depth), (0, height, 0), 1, corner)
     match rng.integers(4):
         case 0:
             leg = tube([(1.06 * x, 0, 1.06 * z), (x, height + 1, z)], (1.6, 3.2), rectangle(2, 2, 0.4))
-            rows.append((paint, block((2 * x, 6, 2 * z), (0, height - 5.5, 0), 0.6, 2), *mirrored(leg, "xz")))
+            yield paint, block((2 * x, 6, 2 * z), (0, height - 5.5, 0), 0.6, 2), *mirrored(leg, "xz")
         case 1:
             stem = curve([(5, 0.05), (6, 0.2), (3, 0.45), (4.5, 0.75), (3, 0.9), (9, 1.01)], 40) * (1, height)
             foot = tube(curve([(2, 16), (0.2 * depth, 9), (0.36 * depth, 2)], 16), np.linspace(3, 1.9, 16))
-            rows.append((paint, lathe(stem), *spun(foot, rng.integers(3, 6), 90)))
+            yield paint, lathe(stem), *spun(foot, rng.integers(3, 6), 90)
         case 2:
             strut = tube([(x, 0, z), (0.9 * x, height + 1, -0.7 * z)], 1.4, rectangle(2.4, 3, 0.5))
             beam = tube([(-x, 0.5 * height), (x, 0.5 * height)], 1, rectangle(5, 2.4, 0.5))
-            rows.append((paint, beam, *mirrored(strut, "xz")))
+            yield paint, beam, *mirrored(strut, "xz")
         case 3:
             bends = np.array([(1, height + 1, -8), (1.1, 3, -1), (1.1, 0.6, 0), (1.1, 3, 1), (1, height + 1, 3)])
             pin = curve(bends * (x, 1, 1) + (0, 0, z), 60)
-            rows.append((DARK, *mirrored(tube(pin, 0.7), "xz")))
+            yield DARK, *mirrored(tube(pin, 0.7), "xz")
     if rng.random() < 0.6:
         at = np.array([rng.uniform(-0.4, 0.4) * x, height + thick - 0.2, 0])
-        rows.append((rng.choice(PALE), vessel(curve([(4, 0), (9, 3), (13, 8)], 16), 0.8, at)))
+        yield rng.choice(PALE), vessel(curve([(4, 0), (9, 3), (13, 8)], 16), 0.8, at)
         spots = [(5.2, 5.4, 0), (-5.2, 5.4, 0), (0, 5.4, 5.2), (0, 5.4, -5.2), (0, 9, 0)]
-        rows.append((rng.choice(["#f4a259", "#d1495b", "#8cb369"]), *(ball(3.9, at + spot, 0.95) for spot in spots)))
-    return rows
+        yield rng.choice(["#f4a259", "#d1495b", "#8cb369"]), *(ball(3.9, at + spot, 0.95) for spot in spots)
 
 
 def lamp(rng):
@@ -320,23 +126,24 @@ def lamp(rng):
     low, sag = height - 0.15 * tall, rng.choice([0, 0, -0.12, 0.1]) * radius
     shade = curve([(radius, low), ((radius + top) / 2 + sag, low + tall / 2), (top, low + tall)], 14)
     spoke = tube([(0, height + 5.5), (top, low + tall)], 0.25)
-    rows = [(metal, torus(radius, 0.35, (0, low, 0)), torus(top, 0.35, (0, low + tall, 0)), *spun(spoke, 3))]
+    yield metal, torus(radius, 0.35, (0, low, 0)), torus(top, 0.35, (0, low + tall, 0)), *spun(spoke, 3)
     if rng.random() < 0.6:
-        rows.append((trim, lathe(shade, ends="open")))
+        yield trim, lathe(shade, ends="open")
     else:
-        rows.append((trim, lathe([*shade, *(shade - (0.5, 0))[::-1]], ends="join")))
+        yield trim, lathe([*shade, *(shade - (0.5, 0))[::-1]], ends="join")
     if style == 0:
         foot = curve([(0.6, 0), (1, 0.3), (0.35, 0.75), (0.3, 0.85)], 40) * (belly, height)
-        rows += [(paint, lathe(foot)), (metal, lathe([(0.75 * belly, 0), (0.7 * belly, 1.2)]))]
+        yield paint, lathe(foot)
+        yield metal, lathe([(0.75 * belly, 0), (0.7 * belly, 1.2)])
     elif style == 1:
-        rows.append((metal, lathe([(8.6, 0), (9, 0.5), (8.6, 1.5), (2, 2.6), (1.4, 4)])))
+        yield metal, lathe([(8.6, 0), (9, 0.5), (8.6, 1.5), (2, 2.6), (1.4, 4)])
         beads = np.linspace(0.3, 0.7, rng.integers(1, 4)) * height
-        rows.append((paint, *(ball(rng.uniform(1.6, 3.6), (0, y, 0)) for y in beads)))
+        yield paint, *(ball(rng.uniform(1.6, 3.6), (0, y, 0)) for y in beads)
     else:
-        rows.append((timber(rng), *spun(tube([(13, 0), (1.5, height)], (0.9, 1.3)), 3, 90)))
-        rows.append((metal, lathe([(3, height - 2), (3, height + 1)])))
-    rows.append((metal, tube([(0, (0.8, 0.05, 0.98)[style] * height), (0, height + 6)], 0.8)))
-    return [*rows, (GLOW, ball(3.2, (0, height + 8, 0), 1.2))]
+        yield timber(rng), *spun(tube([(13, 0), (1.5, height)], (0.9, 1.3)), 3, 90)
+        yield metal, lathe([(3, height - 2), (3, height + 1)])
+    yield metal, tube([(0, (0.8, 0.05, 0.98)[style] * height), (0, height + 6)], 0.8)
+    yield GLOW, ball(3.2, (0, height + 8, 0), 1.2)
 
 
 def mug(rng):
@@ -347,15 +154,14 @@ def mug(rng):
     side = curve([(foot * radius, 0.5), (belly * radius, 0.45 * height), (radius, height)], 24)
     grip = [(0.92, high), (0.55 + reach / 2, high), (reach, 0.55), (0.5 + reach / 2, low), (0.6 + 0.3 * foot, low)]
     handle = tube(curve(grip, 40) * (radius, height), rng.uniform(0.45, 0.65), rectangle(2.6, 1.7, 0.8))
-    rows = [(crockery(rng, ink, paper), vessel([(foot * radius - 0.5, 0), *side], 0.4))]
-    rows.append((rng.choice([ink, paper]), put(handle, turn=-35)))
+    yield crockery(rng, ink, paper), vessel([(foot * radius - 0.5, 0), *side], 0.4)
+    yield rng.choice([ink, paper]), put(handle, turn=-35)
     if rng.random() < 0.6:
         r = np.interp(0.8 * height, side[:, 1], side[:, 0]) - 0.3
-        rows.append(("#5a3825", lathe([(r, 0.78 * height), (r, 0.8 * height)])))
+        yield "#5a3825", lathe([(r, 0.78 * height), (r, 0.8 * height)])
     if rng.random() < 0.4:
         dish = curve([(4, -0.9), (0.8 * radius + 3, -0.4), (radius + 4.2, 0.9)], 16)
-        rows.append((rng.choice([other, paper]), vessel(dish, 0.4)))
-    return rows
+        yield rng.choice([other, paper]), vessel(dish, 0.4)
 
 
 def cogwheel(teeth, pitch, thick, bore, holes=()):
@@ -386,8 +192,7 @@ def gear(rng):
         rows.append((other, put(pinion, (1.02 * (pitch + small), 0, 0))))
     elif kind < 0.75:
         rows.append((other, put(cogwheel(teeth // 2, 0.45 * pitch, thick, bore), (0, 0, thick))))
-    tilt = rng.uniform(15, 60)
-    return turned(rows, tilt, FORWARD)
+    return turned(rows, rng.uniform(15, 60), FORWARD)
 
 
 def bracket(rng):
@@ -430,17 +235,15 @@ def bottle(rng):
     r = radius * (1 + bulge * np.sin(np.pi * np.clip(y / height / (low + slope), 0, 1)))
     r += (neck - r) * t**2 * (3 - 2 * t)
     r[:8] -= 0.9 - np.sqrt(0.81 - (0.9 - y[:8]) ** 2)  # a rounded foot
-    rows = [(labelled(rng, glass, low + 0.02), vessel(np.stack([r, y], axis=1), rng.choice([0, 0.25])))]
-    rows.append((glass, torus(neck + 0.05, 0.28, (0, height - 0.3, 0))))
+    yield labelled(rng, glass, low + 0.02), vessel(np.stack([r, y], axis=1), rng.choice([0, 0.25]))
+    yield glass, torus(neck + 0.05, 0.28, (0, height - 0.3, 0))
     match rng.integers(4):
         case 0:
-            rows.append((CORK, lathe([(0.8 * neck, -1.5), (1.02 * neck, 1), (0.95 * neck, 1.3)], (0, height, 0))))
+            yield CORK, lathe([(0.8 * neck, -1.5), (1.02 * neck, 1), (0.95 * neck, 1.3)], (0, height, 0))
         case 1:
-            rows.append((glass, ball(1.5 * neck, (0, height + 1.2 * neck, 0))))
+            yield glass, ball(1.5 * neck, (0, height + 1.2 * neck, 0))
         case 2:
-            cap = block((2.8 * neck, 1.9, 2.8 * neck), (0, height - 0.2, 0), 0.25, 1.4 * neck)
-            rows.append((rng.choice(PAINTS), cap))
-    return rows
+            yield rng.choice(PAINTS), block((2.8 * neck, 1.9, 2.8 * neck), (0, height - 0.2, 0), 0.25, 1.4 * neck)
 
 
 def shelf(rng):
@@ -449,30 +252,27 @@ def shelf(rng):
     count, foot, wood = rng.integers(2, 6), rng.choice([0, 6]), timber(rng)
     paint = wood if rng.random() < 0.6 else rng.choice(PALE + PAINTS)
     height, inside, free = count * row + thick + foot, width - 2 * thick, row - thick
-    rows = [(paint, *mirrored(block((thick, height, depth), ((width - thick) / 2, 0, 0), 0.3)))]
+    yield paint, *mirrored(block((thick, height, depth), ((width - thick) / 2, 0, 0), 0.3))
     floors = foot + row * np.arange(count + 1)
-    rows.append((wood, *(block((inside + 1, thick, depth - 0.6), (0, y, 0), 0.3) for y in floors)))
+    yield wood, *(block((inside + 1, thick, depth - 0.6), (0, y, 0), 0.3) for y in floors)
     if rng.random() < 0.6:
-        rows.append((paint, block((inside + 1, height - foot - 1, 0.8), (0, foot + 0.5, 0.8 - depth / 2), 0.2)))
+        yield paint, block((inside + 1, height - foot - 1, 0.8), (0, foot + 0.5, 0.8 - depth / 2), 0.2)
     for floor in floors[:-1] + thick:
         x = 0.4 - inside / 2
         while True:
-            kind, deep, tall, thin = rng.uniform(
-                (0, 0.6 * depth, 0.55 * free, 1.8), (1, 0.85 * depth, 0.92 * free, 4.5)
-            )
+            kind, deep, tall, thin = rng.uniform((0, 0.6, 0.55, 1.8), (1, 0.85, 0.92, 4.5)) * (1, depth, free, 1)
             wide = 12 if kind < 0.08 else thin + 0.29 * tall if kind < 0.18 else thin
             if x + wide > inside / 2:
                 break
             colour, book = rng.choice(PAINTS + PALE[:2]), block((thin, tall, deep), (thin / 2, 0, 0), 0.25)
             if kind < 0.08:  # a plant
                 at = np.array([x + wide / 2, floor, 0])
-                rows.append((colour, vessel([(3, 0), (4.4, 7), (4.9, 7), (4.9, 8.5)], 0.4, at)))
-                rows.append((LEAF, *(ball(3.5, at + spot) for spot in rng.uniform((-2, 8, -2), (2, 13, 2), (4, 3)))))
+                yield colour, vessel([(3, 0), (4.4, 7), (4.9, 7), (4.9, 8.5)], 0.4, at)
+                yield LEAF, *(ball(3.5, at + spot) for spot in rng.uniform((-2, 8, -2), (2, 13, 2), (4, 3)))
             else:
                 leans = 0.08 <= kind < 0.18
-                rows.append((colour, put(book, (x + 0.28 * tall * leans, floor, 0), 16 * leans, FORWARD)))
+                yield colour, put(book, (x + 0.28 * tall * leans, floor, 0), 16 * leans, FORWARD)
             x += wide + rng.choice([0.05, 0.05, 0.05, 0.05, 4])
-    return rows
 
 
 def car(rng):
@@ -522,18 +322,18 @@ def birdhouse(rng):
     walls += mirrored(block((1, tall, deep - 1), (half - 0.5, post, 0), 0.15))
     board = block((slope + 3.5, 1.1, deep + 4), (slope / 2 + 1.25, -0.2, 0), 0.3)
     board = put(board, (0, ridge, 0), -np.degrees(np.arctan2(pitch, half)), FORWARD)
-    rows = [(paint, *walls), (wood if rng.random() < 0.4 else roof, *mirrored(board))]
-    rows.append((wood, block((2 * half + 2, 1.2, deep + 3), (0, post - 1, 0), 0.3, 0.6)))
-    rows.append((wood, tube([(0, perch, z), (0, perch, z + 4)], 0.45), tube([(0, 0), (0, post)], (1.4, 1.2))))
-    rows.append((wood, lathe([(half, 0), (half - 0.3, 1), (1.5, 2.2)])))
+    yield paint, *walls
+    yield wood if rng.random() < 0.4 else roof, *mirrored(board)
+    yield wood, block((2 * half + 2, 1.2, deep + 3), (0, post - 1, 0), 0.3, 0.6)
+    yield wood, tube([(0, perch, z), (0, perch, z + 4)], 0.45), tube([(0, 0), (0, post)], (1.4, 1.2))
+    yield wood, lathe([(half, 0), (half - 0.3, 1), (1.5, 2.2)])
     if rng.random() < 0.8:
         at = (0, ridge + 2.3, 0) if rng.random() < 0.5 else (0, perch + 2.1, z + 2.8)
         tail = tube([(0, 0.2, -1), (0, 1.1, -3.6)], (0.9, 0.6), rectangle(1.2, 0.5, 0.2))
         bird = [(feathers, ball(1.9, squash=0.95), ball(1.25, (0, 1.7, 0.9)), tail)]
         bird.append(("#f4a259", tube([(0, 1.7, 1.8), (0, 1.6, 2.9)], (0.5, 0.05))))
         bird.append((DARK, *mirrored(ball(0.25, (0.65, 2.1, 1.8)))))
-        rows += turned(bird, 25, at=at)
-    return rows
+        yield from turned(bird, 25, at=at)
 
 
 def rocket(rng):
@@ -542,25 +342,23 @@ def rocket(rng):
     (paint, trim), pale, fins = rng.choice(PAINTS, 2, replace=False), rng.choice(PALE), rng.integers(3, 6)
     hull = curve([(waist * radius, 0), (radius, 0.38 * height), (0.8 * radius, 0.72 * height), (0, height)], 61)
     cuts = [0, *rng.integers((6, 15, 38), (12, 20, 46)), 60]
-    bands = zip(itertools.pairwise(cuts), (pale, trim, pale, paint), strict=True)
-    rows = [(colour, lathe(hull[low : high + 1])) for (low, high), colour in bands]
-    rows.append((trim, ball(0.5, (0, height, 0))))
-    rows.append(
-        (DARK, put(vessel([(0.4 * waist * radius, 0), (0.8 * waist * radius, 2.2)], 0.3), (0, 0.4, 0), 180, FORWARD))
-    )
+    for (low, high), colour in zip(itertools.pairwise(cuts), (pale, trim, pale, paint), strict=True):
+        yield colour, lathe(hull[low : high + 1])
+    yield trim, ball(0.5, (0, height, 0))
+    nozzle = vessel([(0.4 * waist * radius, 0), (0.8 * waist * radius, 2.2)], 0.3)
+    yield DARK, put(nozzle, (0, 0.4, 0), 180, FORWARD)
     for share in np.linspace(0.6, 0.42, rng.integers(1, 3)):
         r, y = hull[np.searchsorted(hull[:, 1], share * height)]
-        rows.append((CHROME, put(torus(0.36 * radius, 0.35), (0, y, r), 90, SIDEWAYS)))
-        rows.append(("#9cd3df", put(ball(0.36 * radius, squash=0.4), (0, y, r - 0.1), 90, SIDEWAYS)))
+        yield CHROME, put(torus(0.36 * radius, 0.35), (0, y, r), 90, SIDEWAYS)
+        yield "#9cd3df", put(ball(0.36 * radius, squash=0.4), (0, y, r - 0.1), 90, SIDEWAYS)
     outer = curve([(0.6, 0.36), (0.8 * sweep, 0.14), (sweep, -0.12)], 20) * (radius, height)
     inner = curve([(sweep - 0.25, -0.12), (0.65 * sweep, 0), (0.5, 0.05)], 16) * (radius, height)
     top = [(0.4 * radius, 0.36 * height)]  # inside the hull
     fin = plate(np.concatenate([outer, inner, top])[::-1], 0.7, bevel=0.2)
-    rows.append((paint, *spun(fin, fins, 90)))
+    yield paint, *spun(fin, fins, 90)
     if rng.random() < 0.4:
         booster = curve([(0.2, 0), (0.36, 0.1), (0.33, 0.3), (0, 0.42)], 24) * (radius, height)
-        rows.append((trim, *spun(lathe(booster, (1.2 * radius, 0, 0), n=32), fins, 90 + 180 / fins)))
-    return rows
+        yield trim, *spun(lathe(booster, (1.2 * radius, 0, 0), n=32), fins, 90 + 180 / fins)
 
 
 def teapot(rng):
@@ -568,20 +366,20 @@ def teapot(rng):
     radius, height, low, mouth, reach = rng.uniform((6.5, 9, 0.35, 0.45, 1.7), (9, 14, 0.5, 0.6, 1.95))
     (ink, other), paper = rng.choice(PAINTS, 2, replace=False), rng.choice(PALE)
     belly = curve([(0.6, 0.04), (1, low), (0.85, 0.78), (mouth, 1)], 36) * (radius, height)
-    rows = [(crockery(rng, ink, paper), vessel([(0.6 * radius - 0.4, 0), *belly], 0.45))]
+    yield crockery(rng, ink, paper), vessel([(0.6 * radius - 0.4, 0), *belly], 0.45)
     spout = curve([(0.8, 0.28), (1.25, 0.42), (reach - 0.3, 0.82), (reach, 1.02)], 40) * (radius, height)
-    rows.append((paper, tube(spout, np.linspace(2.3, 0.8, 40))))
+    yield paper, tube(spout, np.linspace(2.3, 0.8, 40))
     if rng.random() < 0.6:
         grip = curve([(-0.8, 0.8), (-1.35, 0.95), (-1.7, 0.6), (-0.95, 0.25)], 40) * (radius, height)
-        rows.append((ink, tube(grip, 1, rectangle(1.9, 1.3, 0.6))))
+        yield ink, tube(grip, 1, rectangle(1.9, 1.3, 0.6))
     else:
         grip = curve([(-0.75, 0.85), (-0.7, 1.45), (0, 1.75), (0.7, 1.45), (0.75, 0.85)], 48) * (radius, height)
-        rows.append((BRASS, tube(grip, 0.55)))
+        yield BRASS, tube(grip, 0.55)
     if rng.random() < 0.8:
         rim, knob = mouth * radius, rng.uniform(0.9, 1.4)
         lid = curve([(rim + 0.3, 0.2), (0.75 * rim, 1.1), (0, 1.8)], 16)
-        rows += [(other, lathe([(rim, -0.3), *lid], (0, height, 0))), (ink, ball(knob, (0, height + 2.5, 0)))]
-    return rows
+        yield other, lathe([(rim, -0.3), *lid], (0, height, 0))
+        yield ink, ball(knob, (0, height + 2.5, 0))
 
 
 FAMILIES = (chair, table, lamp, mug, gear, bracket, bottle, shelf, car, birdhouse, rocket, teapot)
@@ -602,27 +400,14 @@ def fault(path):
     return "".join(Path(path).stem.split("_")[2:])
 
 
-def dressed(parts, name):
-    """Textured meshes in metres on y = 0; flat colours share one small palette image, the same in every viewer."""
-    colours = list(dict.fromkeys(paint for _, paint in parts if not isinstance(paint, tuple)))
-    palette = np.array([[ImageColor.getrgb(colour) for colour in colours]], dtype=np.uint8)
-    palette = Image.fromarray(palette.repeat(4, axis=0).repeat(4, axis=1))
-    low, high = trimesh.util.concatenate([mesh for mesh, _ in parts]).bounds
-    floor = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-    materials, meshes = {}, []
-    for mesh, paint in parts:
-        if isinstance(paint, tuple):
-            image, project = paint
-            uv = project(mesh)
-        else:
-            image, uv = palette, np.full((len(mesh.faces), 3, 2), 0.5)
-            uv[..., 0] = (colours.index(paint) + 0.5) / len(colours)
-        corners = np.column_stack([mesh.faces.ravel(), uv.reshape(-1, 2).round(5)])
-        corners, F = np.unique(corners, axis=0, return_inverse=True)  # a vertex for every uv it has
-        V = (mesh.vertices[corners[:, 0].astype(int)] - floor) / 100
-        material = materials.setdefault(id(image), SimpleMaterial(image=image, name=f"{name}_{len(materials)}"))
-        visual = TextureVisuals(uv=corners[:, 1:], material=material)
-        meshes.append(trimesh.Trimesh(V.round(6), F.reshape(-1, 3), visual=visual, process=False))
+def standing(meshes):
+    """Copies in metres, on y = 0."""
+    meshes = [mesh.copy() for mesh in meshes]
+    V = np.concatenate([mesh.vertices for mesh in meshes])
+    floor = (V.min(axis=0) + V.max(axis=0)) / 2
+    floor[1] = V[:, 1].min()
+    for mesh in meshes:
+        mesh.vertices = ((mesh.vertices - floor) / 100).round(6)
     return meshes
 
 
@@ -650,17 +435,11 @@ def write(target, meshes):
     for k, mesh in enumerate(meshes):  # every part in its own frame, as modelling programs write them
         middle, name = mesh.bounds.mean(axis=0).round(6), f"part_{k:03d}"
         scene.add_geometry(put(mesh, -middle), name, name, transform=translation_matrix(middle))
-    if target.suffix == ".obj":
-        obj, files = export_obj(scene, return_texture=True, mtl_name=f"{target.stem}.mtl", digits=6)
-        for name, data in {**files, target.name: obj.encode()}.items():
-            target.with_name(name).write_bytes(data)
-        return
-    if target.suffix in (".ply", ".stl"):
-        meshes = scene.dump()
-        for mesh in meshes:
-            mesh.visual = mesh.visual.to_color()
-        scene = trimesh.util.concatenate(meshes)
-    target.write_bytes(scene.export(file_type=target.suffix[1:]))
+    if target.suffix == ".ply":
+        scene = scene.to_mesh()
+        scene.visual = scene.visual.to_color()
+    options = {"mtl_name": f"{target.stem}.mtl", "digits": 6} if target.suffix == ".obj" else {}
+    scene.export(target, **options)
 
 
 def make(folder, count=24, seed=0):
@@ -678,14 +457,12 @@ def make(folder, count=24, seed=0):
         how = tuple(FAULTS)[turn % 3] if rest == 3 else ""
         if not how and not all(mesh.is_watertight for mesh, _ in parts):
             how = "sheet"
-        suffix = (".glb", ".glb", ".obj", ".glb", ".ply")[(k + number) % 5]
-        if suffix == ".ply" and family in ("gear", "bracket"):
-            suffix = ".stl"  # as machine parts come
-        elif suffix == ".ply" and any(isinstance(paint, tuple) for _, paint in parts):
-            suffix = ".glb"  # colours of vertices cannot show a print
+        printed = any(isinstance(paint, tuple) for _, paint in parts)  # colours of vertices cannot show it
+        plain = ".stl" if family in ("gear", "bracket") else ".glb" if printed else ".ply"
+        suffix = (".glb", ".glb", ".obj", ".glb", plain)[(k + number) % 5]
         name = "_".join(filter(None, [family, f"{number:03d}", how]))
         paths.append(folder / (name + suffix))
-        write(paths[-1], broken(dressed(parts, name), how, rng))
+        write(paths[-1], broken(standing(painted(parts, name)), how, rng))
     return paths
 
 

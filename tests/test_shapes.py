@@ -9,6 +9,7 @@ import pytest
 import trimesh
 
 from lib import shapes
+from lib.solids import lathe
 
 NAMES = [family.__name__ for family in shapes.FAMILIES]
 
@@ -140,32 +141,11 @@ def test_colours_survive_every_format_that_has_them(files):
     assert driven == {".glb", ".obj", ".ply"}
 
 
-def test_paint_moves_no_surface_and_no_face_crosses_the_print():
-    mesh = shapes.lathe(shapes.curve([(3, 0), (4, 5), (2, 9)]))
-    image = shapes.crockery(np.random.default_rng(0), "#000000", "#ffffff")
-    for paint in ("#ff0000", image, shapes.timber(np.random.default_rng(0))):
-        [dressed] = shapes.dressed([(mesh, paint)], "pot")
-        low, high = mesh.bounds
-        floor = [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
-        assert np.allclose(dressed.triangles * 100, mesh.triangles - floor, atol=1e-4)
-    uv = shapes.around(mesh)
-    front = (mesh.triangles[..., 2] > 0) & (np.abs(mesh.triangles[..., 0]) < 1e-6)
-    assert np.ptp(uv[..., 0], axis=1).max() < 0.5 and np.allclose(uv[front & (uv[..., 1] > 0)][:, 0], 0.5)
-
-
-def test_primitives_have_the_volume_of_their_formula():
-    assert shapes.ball(2).volume == pytest.approx(4 / 3 * np.pi * 8, rel=0.03)
-    assert shapes.tube([(0, 0, 0), (3, 4, 0)], 0.5).volume == pytest.approx(np.pi * 0.25 * 5, rel=0.03)
-    assert shapes.torus(3, 0.5).volume == pytest.approx(2 * np.pi**2 * 3 * 0.25, rel=0.06)
-    block = shapes.block((4, 3, 2), (1, 1, 1), 0.2)
-    assert np.allclose(block.bounds, [(-1, 1, 0), (3, 4, 2)]) and 0.95 * 24 < block.volume < 24
-    plate = shapes.plate(shapes.rectangle(8, 5, 1), 1, [shapes.circle(1, (x, 0)) for x in (-2, 2)], 0.01)
-    assert plate.euler_number == -2  # two handles
-    assert plate.volume == pytest.approx(8 * 5 - (4 - np.pi) - 2 * np.pi, rel=0.02)
-    cup = [(2, 0), (2, 3)]
-    assert shapes.vessel(cup, 0.3).is_volume and borders(shapes.vessel(cup, 0)) == 56
-    bent = shapes.tube(shapes.curve([(0, 0), (2, 3), (5, 1)]), 0.4)
-    assert bent.is_volume and bent.volume > 0
+def test_standing_leaves_the_caller_its_meshes():
+    tall, wide = lathe([(30, -10), (30, 90)], (200, 0, 0)), lathe([(100, 0), (100, 5)])
+    stood = shapes.standing([tall, wide])
+    assert np.allclose([mesh.volume * 1e6 for mesh in stood], [tall.volume, wide.volume], rtol=1e-4)
+    assert np.allclose(stood[0].bounds, [(1.05, 0, -0.3), (1.65, 1, 0.3)], atol=1e-2) and tall.extents[1] == 100
 
 
 def test_no_shape_at_all_is_refused(tmp_path):
