@@ -118,18 +118,20 @@ def run(items, function=shout, jobs=2, **options):
 
 
 def files(tree: Path) -> dict[str, object]:
-    """All of a tree but what may differ between two honest runs: seconds, memory, and the time a source was made."""
+    """All of a tree but what may differ between two honest runs: seconds, memory, and when a source was made."""
+
+    def steady(facts):
+        if not isinstance(facts, dict):
+            return facts
+        return {key: steady(value) for key, value in facts.items() if not key.startswith(("seconds", "peak_gib"))}
+
     found = {}
     for path in sorted(tree.rglob("*")):
-        if path.name.endswith("_facts.json"):
-            facts = json.loads(path.read_text())
-            volatile = ("seconds", "peak_gib")
-            found[path.relative_to(tree).as_posix()] = {
-                stage: {key: value for key, value in record.items() if key not in volatile}
-                for stage, record in facts.items()
-            }
-        elif path.is_file() and path.name not in (".claims", "items.csv"):
-            found[path.relative_to(tree).as_posix()] = path.read_bytes()
+        name = path.relative_to(tree).as_posix()
+        if name.endswith("_facts.json"):
+            found[name] = steady(json.loads(path.read_text()))
+        elif path.is_file() and name not in (".claims", "items.csv"):
+            found[name] = path.read_bytes()
     return found
 
 
