@@ -1,4 +1,4 @@
-"""What a notebook shows of a run: tables, curves, contact sheets with the worst first, and an explorer."""
+"""What a notebook shows of a run: where it ran, tables, curves, meshes before and after, and an explorer."""
 
 import base64
 import functools
@@ -12,7 +12,6 @@ import platform
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from numbers import Real
@@ -22,11 +21,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, display
 
-WIDTH = 1200  # pixels of every picture: sharp on a page, small in a log
-PAPER, INK, GREY, LINE = "#FAF9F6", "#26303A", "#7A828A", "#DAD7D0"
-CLAY, STONE = "#A9BCCF", "#C9C4BA"  # meshes we made, and meshes that came without colours
-BLUE, ACCENT = "#4A7BA6", "#E4009B"  # curves, and the one loud colour: back faces and marks; told apart by all eyes
-LENS = 24  # degrees the camera sees: little perspective, so that before and after compare
+from lib import mesh, picture
+from lib.dataset import Item
+from lib.picture import ACCENT, GREY, INK, LINE, PAPER, WIDTH
+
+BLUE = "#4A7BA6"  # of curves
 CORPUS = 14_752  # meshes of the set this project is made for
 USABLE = ["done", "kept"]
 
@@ -66,11 +65,10 @@ def cpu() -> str:
     return said("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()
 
 
-def said(*command: str, **environment: str) -> str:
+def said(*command: str) -> str:
     """What a command prints; nothing if it is not there or fails."""
-    settings = {"env": os.environ | environment, "capture_output": True, "text": True, "timeout": 60, "check": True}
     try:
-        return subprocess.run(command, **settings).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -240,237 +238,32 @@ def chart(figure, alt: str) -> Image:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return picture(Pixels.open(buffer).convert("RGB"), alt)
+    return picture.png(Pixels.open(buffer).convert("RGB"), alt)
 
 
-# -- pictures of meshes -----------------------------------------------------------------------------------------------
-
-NO_OPENGL = (
-    "No OpenGL to draw with. Install a software renderer (Debian and Ubuntu: `apt install libegl1 libegl-mesa0`, or "
-    "`apt install libosmesa6`) and start the kernel again."
-)
-PROBE = """
-from vtkmodules.vtkRenderingCore import vtkRenderWindow
-import vtkmodules.vtkRenderingOpenGL2
-window = vtkRenderWindow(); window.SetOffScreenRendering(1); window.SetSize(8, 8); window.Render()
-print("renderer:", window.ReportCapabilities().partition("OpenGL renderer string:")[2].split("\\n")[0].strip())
-"""
-
-
-@functools.cache
-def opengl() -> str:
-    """Set VTK to the first of EGL, OSMesa and X that draws here, and name the renderer; RuntimeError if none does.
-
-    Ask before VTK draws: without OpenGL it ends the interpreter, and no `except` can help. Hence the probe's process.
-    """
-    name = "VTK_DEFAULT_OPENGL_WINDOW"
-    windows = ("vtkEGLRenderWindow", "vtkOSOpenGLRenderWindow", "vtkXOpenGLRenderWindow")
-    chosen = [{name: window} for window in windows] if sys.platform == "linux" and name not in os.environ else [{}]
-    for setting in chosen:
-        if found := said(sys.executable, "-c", PROBE, **setting).partition("renderer: ")[2]:
-            os.environ.update(setting)
-            return found
-    raise RuntimeError(NO_OPENGL)
-
-
-def contact_sheet(
-    meshes: Iterable,  # each (V, F), (V, F, paint), a list of such parts, or a text that says why there is none
-    titles: Iterable[str],  # one a mesh; a second line is drawn in grey
-    columns: int = 4,
-    together: int = 1,  # so many neighbours share a camera, as before and after do
-    edges: bool = False,  # draw the edges of the faces
-    turn: float = 35,  # degrees around the upright (y) axis
-    tilt: float = 20,  # degrees above the horizon
-    alt: str = "Contact sheet of meshes",
-) -> Image:
-    """A grid of shaded meshes as one PNG. Faces seen from behind have the loud colour: holes and flipped faces show.
-
-    Paint is a colour's name, colours of the points or the faces (k, 3) uint8, or a texture: (n, 2) coordinates, image.
-    """
-    from PIL import Image as Pixels
-
-    try:
-        opengl()
-    except RuntimeError as error:
-        return placard(str(error))
-    meshes = [[mesh] if isinstance(mesh, tuple) else mesh for mesh in meshes]
-    if not meshes:
-        return placard("Nothing to show.")
-    side, head, gap = WIDTH // columns, 46, 8  # of a cell, of its title, around a picture; pixels
-    sheet = Pixels.new("RGB", (WIDTH, math.ceil(len(meshes) / columns) * (side + head)), PAPER)
-    for k, (mesh, title) in enumerate(zip(meshes, titles, strict=True)):
-        x, y = k % columns * side + gap, k // columns * (side + head)
-        label(sheet, (x, y + gap), title, side - 2 * gap)
-        if isinstance(mesh, str):
-            label(sheet, (x, y + head + side // 3), "\n" + mesh, side - 2 * gap)
-            continue
-        group = meshes[k - k % together :][:together]
-        camera = aim([part[0] for other in group if not isinstance(other, str) for part in other], turn, tilt)
-        sheet.paste(draw(mesh, camera, side - 2 * gap, edges), (x, y + head))
-    return picture(sheet, alt)
-
-
-def aim(points: list[np.ndarray], turn: float, tilt: float) -> list[np.ndarray]:
-    """Position, focal point and upward direction of a camera that has all the points in view, as close as it can."""
-    a, b = np.radians([turn, tilt])
-    back = np.array([np.sin(a) * np.cos(b), np.sin(b), np.cos(a) * np.cos(b)])
-    right = np.array([np.cos(a), 0, -np.sin(a)])
-    axes = np.stack([right, np.cross(back, right), back])  # (3, 3), rows: to the right, upwards, to the viewer
-    P = np.concatenate(points) @ axes.T  # (n, 3)
-    low, high = P.min(0), P.max(0)
-    middle = (low + high) / 2
-    reach = np.abs(P[:, :2] - middle[:2]).max(1)  # (n,)
-    near = (P[:, 2] + 1.04 * reach / np.tan(np.radians(LENS / 2))).max()
-    return [np.array([*middle[:2], near]) @ axes, middle @ axes, axes[1]]
-
-
-@functools.cache
-def canvas():
-    """The one plotter of this process (each new one leaks a little): soft light, and shade where surfaces meet."""
-    import pyvista
-
-    plotter = pyvista.Plotter(off_screen=True, lighting="none")
-    plotter.set_background(PAPER)
-    for position, strength in (((-1, 1.6, 1.4), 0.8), ((1.6, 0.4, 1), 0.5), ((0, -1, 0.8), 0.25)):
-        plotter.add_light(pyvista.Light(position=position, intensity=strength, light_type="camera light"))
-    plotter.enable_ssao(radius=0.3, bias=0.01, kernel_size=64)
-    plotter.camera.view_angle = LENS
-    return plotter
-
-
-def draw(parts: list, camera: list, side: int, edges: bool = False):
-    """One mesh, seen by the camera, as a square of pixels."""
-    import pyvista
-    from PIL import Image as Pixels
-
-    plotter = canvas()
-    plotter.clear_actors()
-    finer = 3 if side < WIDTH / 3 else 2  # drawn larger, then reduced: smooth edges
-    plotter.window_size = [finer * side, finer * side]
-    position, focus, up = camera
-    unit = np.linalg.norm(position - focus) * np.tan(np.radians(LENS / 2))  # one size for all: shades have a radius
-    for V, F, *paint in parts:
-        if len(F) == 0 or F.min() < 0 or F.max() >= len(V):
-            raise ValueError(f"faces need indices from 0 to {len(V) - 1}, these have none or others")  # VTK would crash
-        surface = pyvista.PolyData.from_regular_faces(((V - focus) / unit).astype(np.float32), F)
-        shade = {"ambient": 0.3, "diffuse": 0.85, "reset_camera": False, "render": False}
-        front = looks(surface, *paint) | {"show_edges": edges, "edge_color": GREY, "edge_opacity": 0.5}
-        plotter.add_mesh(surface, culling="back", **front, **shade)
-        plotter.add_mesh(surface, culling="front", color=ACCENT, **shade)
-    plotter.camera.position, plotter.camera.focal_point, plotter.camera.up = (position - focus) / unit, (0, 0, 0), up
-    plotter.renderer.ResetCameraClippingRange()
-    plotter.render()
-    return Pixels.fromarray(plotter.screenshot(return_img=True)).reduce(finer)
-
-
-def looks(surface, paint=None) -> dict:
-    """How PyVista is told to paint a surface."""
-    import pyvista
-
-    if paint is None or isinstance(paint, str):
-        return {"color": paint or CLAY}
-    if isinstance(paint, tuple):
-        surface.active_texture_coordinates, image = paint
-        return {"texture": pyvista.Texture(image), "color": "white"}
-    return {"scalars": np.asarray(paint, np.uint8), "rgb": True}
+# -- meshes -----------------------------------------------------------------------------------------------------------
 
 
 def before_after(rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, **view) -> Image:
     """Each item of these rows as it came and as it left, side by side in one frame."""
     pairs = [pair(row, dataset, resolution) for row in rows.to_dict("records")]
-    return side_by_side(list(rows["item"]), pairs, columns, **view)
-
-
-def side_by_side(names: list[str], pairs: list[tuple], columns: int = 4, **view) -> Image:
-    meshes = [mesh for both in pairs for mesh in both]
-    counts = ["" if isinstance(mesh, str) else f", {sum(len(part[1]) for part in mesh):,} faces" for mesh in meshes]
-    titles = [f"{(names[k // 2], '')[k % 2]}\n{('before', 'after')[k % 2]}{count}" for k, count in enumerate(counts)]
-    return contact_sheet(meshes, titles, columns, together=2, alt=f"Before and after: {', '.join(names)}", **view)
+    return picture.before_after(list(rows["item"]), pairs, columns, **view)
 
 
 def pair(row: dict, dataset: str, resolution: int) -> tuple:
     """An item's mesh as it came, moved to where it was put, and as it left. Only for items that a worker could read."""
-    from lib import mesh
-    from lib.dataset import Item
-
     item = Item(row["item"], row["source"], "", str(dataset), resolution)
     center, scale = row["center"], row["scale"]
     center = np.array(json.loads(center) if isinstance(center, str) else center)  # text where it was read from the CSV
     try:
-        before = [((V - center) / scale, F, STONE if paint is None else paint) for V, F, paint in original(item.source)]
-    except (OSError, ValueError) as error:
+        before = [((V - center) / scale, F, paint) for V, F, paint in picture.original(item.source)]
+    except ValueError as error:
         before = f"cannot be read: {error}"
     try:
         after = [mesh.read(item.path("_normalized.obj"))]
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         after = f"cannot be read: {error}"
     return before, after
-
-
-def original(source: str) -> list[tuple]:
-    """The parts of a mesh as it came, each with its paint (see contact_sheet); one part if nothing has colours."""
-    from lib import mesh
-
-    dumped = [part for part in mesh.read_scene(source).dump() if len(getattr(part, "faces", ()))]
-    parts = [(np.array(part.vertices), np.array(part.faces), painted(part)) for part in dumped]
-    return parts if any(paint is not None for _, _, paint in parts) else [(*mesh.read(source), None)]
-
-
-def painted(part) -> np.ndarray | tuple | None:
-    visual = part.visual
-    if visual.kind != "texture":
-        return getattr(visual, f"{visual.kind}_colors")[:, :3] if visual.kind else None
-    image = getattr(visual.material, "baseColorTexture", None) or getattr(visual.material, "image", None)
-    textured = image is not None and visual.uv is not None
-    colours = np.asarray(image.convert("RGB")) if textured else visual.material.main_color[:3]
-    if (colours == 102).all():  # trimesh's grey for a material that is not there
-        return None
-    return (visual.uv, colours) if textured else np.tile(colours, (len(part.vertices), 1))
-
-
-def placard(message: str) -> Image:
-    """A picture that says why there is no picture."""
-    from PIL import Image as Pixels
-
-    sheet = Pixels.new("RGB", (WIDTH, 120), PAPER)
-    for k, line in enumerate(textwrap.wrap(message, 120, break_on_hyphens=False)):
-        label(sheet, (24, 20 + 28 * k), line, WIDTH - 48)
-    return picture(sheet, message)
-
-
-def label(sheet, corner: tuple[int, int], title: str, width: int) -> None:
-    """Write a title, its second line in grey; what is too long for the width ends in an ellipsis."""
-    import matplotlib
-    from PIL import ImageDraw, ImageFont
-
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 15)
-    x, y = corner
-    for line, colour in zip(title.split("\n"), (INK, GREY), strict=False):
-        while font.getlength(line) > width:
-            line = line[:-2].rstrip("…") + "…"
-        ImageDraw.Draw(sheet).text((x, y), line, colour, font)
-        y += 20
-
-
-def picture(pixels, alt: str) -> Image:
-    """A small PNG of 256 colours, 16 of them the loud one's: it matters most where there is little of it."""
-    from PIL import Image as Pixels
-    from PIL import ImageColor
-
-    common = pixels.quantize(240)
-    index, colours = np.array(common), np.asarray(pixels, np.float32)  # (height, width), (height, width, 3)
-    loud = np.array(ImageColor.getrgb(ACCENT), np.float32)
-    shade = colours @ loud / (loud @ loud)  # (height, width): 1 is the accent itself, 0 is black
-    near = (np.linalg.norm(colours - shade[..., None] * loud, axis=-1) < 30) & (shade > 0.3)
-    index[near] = 240 + (shade[near] * 12).round().clip(0, 15)
-    palette = np.zeros((256, 3), np.uint8)
-    palette.flat[: len(common.getpalette())] = common.getpalette()
-    palette[240:] = (np.arange(16)[:, None] / 12 * loud).clip(0, 255)
-    small = Pixels.fromarray(index)
-    small.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    small.save(buffer, "png", optimize=True)
-    return Image(buffer.getvalue(), format="png", alt=alt)
 
 
 def explorer(ledger: pd.DataFrame, dataset: str, resolution: int, by: str = "seconds") -> Image | None:
@@ -487,7 +280,8 @@ def explorer(ledger: pd.DataFrame, dataset: str, resolution: int, by: str = "sec
     load = functools.lru_cache(2)(lambda name: pair(rows.loc[name].to_dict(), dataset, resolution))
 
     def show(_=None) -> None:
-        still.value = side_by_side([choice.value], [load(choice.value)], 2, turn=turn.value, tilt=tilt.value).data
+        pairs = [load(choice.value)]
+        still.value = picture.before_after([choice.value], pairs, 2, turn=turn.value, tilt=tilt.value).data
         row = rows.loc[choice.value].drop(["item", "status", "reason", "command"])
         facts.value = table(pd.DataFrame(row.items()), header=False).data
 

@@ -19,7 +19,7 @@ MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem 
 STAGES = [path.stem.partition("_")[2] for path in NOTEBOOKS]
 BATCH = ("batch", "params", "engine", "log", "page")  # what runs an experiment
 NOUNS = [name for name in MODULES if name not in [*STAGES, "pool", "worker", "report", *BATCH]]
-DRAWS = ("render", "report")  # the only modules that may import pyvista
+DRAWS = ("render", "picture")  # the only modules that may import pyvista
 
 
 def tracked(*folders: str) -> list[str]:

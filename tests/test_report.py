@@ -1,9 +1,8 @@
-"""report.py: numbers that are right, pictures that show what is there, and no crash where there is no OpenGL."""
+"""report.py: numbers that are right, and each mesh beside what became of it."""
 
 import base64
 import io
 import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import pytest
 import trimesh
 from PIL import Image as Pixels
 
-from lib import report
+from lib import picture, report
 
 PAPER = np.array([0xFA, 0xF9, 0xF6])
 
@@ -159,15 +158,7 @@ def test_a_ledger_of_nothing_but_quarantine_still_makes_a_report(monkeypatch):
         assert pixels(image).shape[1] == 1200
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def opengl():
-    try:
-        return report.opengl()
-    except RuntimeError as error:
-        pytest.skip(str(error))
+# -- curves -----------------------------------------------------------------------------------------------------------
 
 
 def pixels(image) -> np.ndarray:
@@ -178,171 +169,107 @@ def inked(cell: np.ndarray) -> np.ndarray:
     return np.abs(cell - PAPER).max(-1) > 12
 
 
-def cells(image, columns: int, row: int = 0) -> list[np.ndarray]:
-    """The pictures of one row, without their titles."""
-    side = 1200 // columns
-    top = row * (side + 46) + 46
-    return np.split(pixels(image)[top : top + side, : side * columns], columns, axis=1)
-
-
-def sphere(radius=1.0):
-    mesh = trimesh.creation.icosphere(3, radius)
-    return np.array(mesh.vertices), np.array(mesh.faces)
-
-
-def loud(cell: np.ndarray) -> int:
-    """Pixels in the hue of the faces seen from behind."""
-    red, green, blue = np.moveaxis(cell, -1, 0)
-    return int(((red > 100) & (green < 0.3 * red) & (blue > 0.55 * red) & (blue < 0.85 * red)).sum())
-
-
 def test_timing_is_one_small_picture(ledger):
     image = report.timing(ledger.assign(seconds_read=0.1, seconds_close=0.4))
     seen = pixels(image)
-    assert seen.shape[1] == 1200 and 5_000 < len(image.data) < 100_000 and "10 items" in image.alt
-    assert seen.shape[0] == 690
+    assert seen.shape == (690, 1200, 3) and 5_000 < len(image.data) < 100_000 and "10 items" in image.alt
     assert inked(seen[:345, :600]).any() and inked(seen[345:, :600]).any() and inked(seen[345:, 600:]).any()
     assert not inked(pixels(report.timing(ledger.drop(columns="faces_in")))[345:]).any()  # neither size nor steps
 
 
-def test_contact_sheet_draws_each_mesh_in_its_cell(opengl):
-    V, F = sphere()
-    blue = np.tile(np.uint8([20, 40, 220]), (len(F), 1))
-    image = report.contact_sheet([(V, F, "red"), (V, F, blue), (V, F)], ["red", "blue", "clay"], alt="three")
-    assert image.alt == "three" and len(image.data) < 250_000 and pixels(image).shape == (346, 1200, 3)
-    red, blue, clay, empty = cells(image, 4)
-    for cell, channel in ((red, 0), (blue, 2)):
-        middle = cell[120:180, 120:180]
-        assert (middle.argmax(-1) == channel).all() and np.ptp(middle[..., channel]) > 10  # its colour, and shaded
-    assert np.ptp(clay[120:180, 120:180].mean((0, 1))) < 60
-    assert not inked(empty).any()
-
-
-def test_eight_pairs_stay_small(opengl):
-    mesh = trimesh.creation.icosphere(5)
-    image = report.contact_sheet([(mesh.vertices, mesh.faces)] * 8, [f"sphere {k}" for k in range(8)], edges=True)
-    assert pixels(image).shape[1] == 1200 and len(image.data) < 150_000
-
-
-def test_faces_seen_from_behind_are_loud(opengl):
-    V, F = sphere()
-    open_ = F[V[F].mean(1)[:, 1] < 0.5]  # its lid is off
-    whole, bowl, flipped, coloured = cells(
-        report.contact_sheet([(V, F), (V, open_), (V, F[:, ::-1]), (V, F[:, ::-1], "green")], "abcd", tilt=40), 4
-    )
-    assert loud(whole) == 0
-    assert 0.1 < loud(bowl) / inked(bowl).sum() < 0.7
-    assert loud(flipped) > 0.9 * inked(flipped).sum() and loud(coloured) > 0.9 * inked(coloured).sum()
-
-
-@pytest.mark.parametrize(("turn", "tilt"), [(0, 0), (35, 20), (200, -60)])
-def test_the_camera_has_all_in_view_and_comes_close(opengl, turn, tilt):
-    box = trimesh.creation.box((2, 0.3, 1))
-    box.apply_scale(1e-3)
-    box.apply_translation((5, -3, 1))  # small and far away, as scans are
-    seen = inked(cells(report.contact_sheet([(box.vertices, box.faces)], ["box"], 2, turn=turn, tilt=tilt), 2)[0])
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    assert min(rows[0], columns[0]) > 8 and max(rows[-1], columns[-1]) < 592  # the border is free
-    assert max(np.ptp(rows), np.ptp(columns)) > 0.85 * 584
-
-
-def test_a_few_loud_pixels_survive_among_many_colours():
-    reds = np.random.default_rng(0).integers((120, 0, 0), (256, 120, 200), (300, 1200, 3)).astype(np.uint8)
-    reds[100:104, 200:204] = 0xE4, 0x00, 0x9B
-    image = report.picture(Pixels.fromarray(reds), "reds")
-    assert np.abs(pixels(image)[100:104, 200:204] - (0xE4, 0x00, 0x9B)).max() < 12
-    paper = np.tile(PAPER.astype(np.uint8), (100, 1200, 1))
-    assert (pixels(report.picture(Pixels.fromarray(np.concatenate([reds, paper])), "reds"))[300:] == PAPER).all()
-
-
-def test_neighbours_share_a_camera_only_if_they_are_together(opengl):
-    meshes = [sphere(1.0), sphere(0.5)]
-    large, small = cells(report.contact_sheet(meshes, "ab", together=2), 4)[:2]
-    assert inked(small).sum() == pytest.approx(inked(large).sum() / 4, rel=0.1)
-    large, small = cells(report.contact_sheet(meshes, "ab"), 4)[:2]
-    assert inked(small).sum() == pytest.approx(inked(large).sum(), rel=0.02)
-
-
-def test_faces_without_vertices_are_refused_before_vtk_crashes(opengl):
-    with pytest.raises(ValueError, match="indices from 0 to 2"):
-        report.contact_sheet([(np.eye(3), np.array([[0, 1, 7]]))], ["bad"])
+# -- meshes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def closed(tmp_path):
-    """A dataset of one item: a green texture on a small sphere far from the origin, and its normalised twin."""
-    V, F = sphere()
-    green = Pixels.new("RGB", (8, 8), (30, 200, 60))
+    """A dataset of one item: a green texture on a small ellipsoid far from the origin, and its normalised twin."""
+    ball = trimesh.creation.icosphere(3)
+    V, F = np.array(ball.vertices) * [1, 0.5, 1], np.array(ball.faces)
     source = tmp_path / "far.glb"
+    green = Pixels.new("RGB", (8, 8), (30, 200, 60))
     visual = trimesh.visual.TextureVisuals(uv=V[:, :2] / 2 + 0.5, image=green)
-    trimesh.Trimesh(V * [0.2, 0.1, 0.2] + [7, 8, 9], F, visual=visual, process=False).export(source)
+    trimesh.Trimesh(0.2 * V + [7, 8, 9], F, visual=visual, process=False).export(source)
     target = tmp_path / "dataset" / "far" / "8_far" / "8_far_normalized.obj"
     target.parent.mkdir(parents=True)
-    trimesh.Trimesh(V * [1, 0.5, 1], F, process=False).export(target)
+    trimesh.Trimesh(V, F, process=False).export(target)
     row = {"item": "far", "status": "done", "reason": "", "seconds": 1.0, "peak_gib": 0.1, "source": str(source)}
     rows = pd.DataFrame([row | {"command": "repeat", "scale": 0.2, "center": [7.0, 8.0, 9.0]}])
-    return SimpleNamespace(rows=rows, dataset=tmp_path / "dataset", source=source, target=target)
+    return SimpleNamespace(rows=rows, dataset=tmp_path / "dataset", source=source, target=target, V=V, F=F)
 
 
-def test_before_and_after_lie_in_one_frame(opengl, closed):
+@pytest.fixture
+def sheets(monkeypatch):
+    """What was asked to be drawn: meshes, titles and view of each contact sheet. No two are the same picture."""
+    asked = []
+
+    def contact_sheet(meshes, titles, columns, **view):
+        asked.append(SimpleNamespace(meshes=meshes, titles=titles, columns=columns, **view))
+        return picture.placard(f"picture {len(asked)}")
+
+    monkeypatch.setattr(picture, "contact_sheet", contact_sheet)
+    return asked
+
+
+def test_before_and_after_lie_in_one_frame(closed, sheets):
     stored = pd.read_csv(io.StringIO(closed.rows.to_csv(index=False)))  # the centre is text now
     for rows in (closed.rows, stored):
-        image = report.before_after(rows, closed.dataset, 8, columns=2)
-        before, after = cells(image, 2)
-        assert (inked(before) != inked(after)).sum() < 0.02 * inked(after).sum()
-        assert (before[280:320, 280:320].argmax(-1) == 1).all()  # came green
-        assert (after[280:320, 280:320].argmax(-1) == 2).all()  # left as bluish clay
-        assert "far" in image.alt
+        report.before_after(rows, closed.dataset, 8, tilt=5)
+        ((V, F, (_, image)),), ((W, G),) = sheets[-1].meshes
+        assert np.allclose(V[F], W[G], atol=1e-5) and np.allclose(W, closed.V, atol=1e-5) and (G == closed.F).all()
+        assert (image == (30, 200, 60)).all()  # came green
+        assert sheets[-1].together == 2 and sheets[-1].tilt == 5 and sheets[-1].alt == "Before and after: far"
 
 
-def test_a_file_that_has_gone_leaves_a_note_not_an_error(opengl, closed):
+def test_before_and_after_are_drawn(closed):
+    try:
+        picture.opengl()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    sheet = pixels(report.before_after(closed.rows, closed.dataset, 8))[46:]
+    before, after = sheet[:, :300], sheet[:, 300:600]
+    assert (inked(before) != inked(after)).sum() < 0.02 * inked(after).sum()
+    assert (before[130:150, 130:150].argmax(-1) == 1).all()  # green
+    assert (after[130:150, 130:150].argmax(-1) == 2).all()  # bluish clay
+
+
+def test_a_file_that_has_gone_leaves_a_note_not_an_error(closed, sheets):
     closed.target.unlink()
-    before, after = cells(report.before_after(closed.rows, closed.dataset, 8, columns=2), 2)
-    assert inked(before).sum() > 50_000 and 0 < inked(after).sum() < 20_000
+    report.before_after(closed.rows, closed.dataset, 8)
+    before, after = sheets[-1].meshes
+    assert len(before) == 1 and after.startswith("cannot be read: ")
     closed.source.unlink()
-    assert inked(cells(report.before_after(closed.rows, closed.dataset, 8, columns=2), 2)[0]).sum() < 20_000
-
-
-def test_without_opengl_there_is_a_message_that_names_the_package():
-    code = """
-from lib import report
-import numpy as np
-image = report.contact_sheet([(np.eye(3), np.array([[0, 1, 2]]))], ["triangle"])
-assert "libegl1" in image.alt and len(image.data) > 1000
-try:
-    report.opengl()
-except RuntimeError as error:
-    print("told:", error)
-"""
-    nowhere = os.environ | {"VTK_DEFAULT_OPENGL_WINDOW": "nowhere"}  # VTK segfaults over this
-    run = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, timeout=100)
-    assert run.returncode == 0, run.stderr
-    assert "told: No OpenGL" in run.stdout and "libegl1" in run.stdout
+    report.before_after(closed.rows, closed.dataset, 8)
+    assert sheets[-1].meshes[0].startswith("cannot be read: ")
 
 
 # -- explorer ---------------------------------------------------------------------------------------------------------
 
 
-def test_explorer_leaves_a_still_picture_in_batch(opengl, closed, monkeypatch):
+def test_explorer_leaves_a_still_picture_in_batch(closed, sheets, monkeypatch):
     monkeypatch.setenv("LIB_BATCH", "1")
     monkeypatch.setattr(report, "display", None)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it would raise
     image = report.explorer(closed.rows, closed.dataset, 8)
-    assert inked(cells(image, 2)[1]).sum() > 50_000
+    assert image.alt == "picture 1" and len(sheets[0].meshes) == sheets[0].columns == 2
 
 
-def test_explorer_turns_the_mesh_and_keeps_a_picture_for_viewers_without_widgets(opengl, closed, monkeypatch):
+def test_explorer_turns_the_mesh_and_keeps_a_picture_for_viewers_without_widgets(closed, sheets, monkeypatch):
     import ipywidgets
 
     shown = []
     monkeypatch.delenv("LIB_BATCH", raising=False)
     monkeypatch.setattr(report, "display", lambda bundle, raw: shown.append(bundle))
-    report.explorer(closed.rows, closed.dataset, 8)
+    other = closed.rows.assign(item="other", seconds=0.5, scale=0.4)
+    report.explorer(pd.concat([other, closed.rows]), closed.dataset, 8)
     assert "application/vnd.jupyter.widget-view+json" in shown[0]
-    before = pixels(SimpleNamespace(data=base64.b64decode(shown[0]["image/png"])))
     widgets = list(ipywidgets.widgets.widget._instances.values())
     still = next(w for w in widgets if isinstance(w, ipywidgets.Image))
+    choice = next(w for w in widgets if isinstance(w, ipywidgets.Dropdown))
     tilt = next(w for w in widgets if isinstance(w, ipywidgets.IntSlider) and w.description == "tilt")
-    assert np.array_equal(before, pixels(SimpleNamespace(data=still.value)))
-    tilt.value = 85  # from above the flat ball is round
-    assert inked(pixels(SimpleNamespace(data=still.value))).sum() > 1.4 * inked(before).sum()
+    assert base64.b64decode(shown[0]["image/png"]) == still.value == picture.placard("picture 1").data
+    tilt.value = 85
+    assert (sheets[-1].turn, sheets[-1].tilt) == (35, 85) and sheets[-1].titles[0].startswith("far\n")  # the slowest
+    choice.value = "other"
+    assert sheets[-1].tilt == 85 and sheets[-1].titles[0].startswith("other\n")
+    assert np.ptp(sheets[-1].meshes[0][0][0]) == pytest.approx(np.ptp(sheets[0].meshes[0][0][0]) / 2)
+    assert still.value == picture.placard("picture 3").data
