@@ -99,7 +99,7 @@ def map(
                 say(f"{stage}: {len(busy)} items are being done by another run; waiting for it")
                 time.sleep(1)
     ledger.write()
-    say(f"{stage}: {ledger.tally()} in {clock(time.monotonic() - ledger.started)}, see {ledger.path}")
+    say(f"{stage}: {ledger.tally()} in {clock(time.monotonic() - ledger.started)}, see {short(str(ledger.path))}")
     if stop.reason:
         error = KeyboardInterrupt if stop.signal else OSError
         raise error(f"{stage} stopped: {stop.reason}. What is done is kept: the same command goes on from here.")
