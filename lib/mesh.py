@@ -105,7 +105,7 @@ def _naming(source):
     except Exception as error:
         reason = str(error) if isinstance(error, ValueError) else f"its reader fails: {type(error).__name__} {error}"
         if isinstance(error, ImportError):
-            reason = f"the package that reads this format is missing ({error}): pip install cascadio"
+            reason = f"a package to read this format is missing: {error} (for STEP: pip install cascadio)"
         reason = " ".join(reason.split())[:300]
         step = "Repair it or export it again, or take it out of the folder."
         raise ValueError(f"{source} is not read: {reason}. {step}") from error

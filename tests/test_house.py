@@ -1,6 +1,7 @@
 """The README's tree, the names that belong together, and the directions of imports, read from the files themselves."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -23,15 +24,14 @@ DRAWS = ("render", "picture")  # the only modules that may import pyvista
 
 
 def tracked(*folders: str) -> list[str]:
-    """Files that git has or would take (a helper's new file counts before it is committed)."""
+    """Files that git has or would take: a new one counts before it is committed."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *folders]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [name for name in names if (ROOT / name).exists()]
 
 
-def imports(path: Path, top: bool = False) -> set[str]:
-    """Modules a file imports; `from lib import x` counts as lib.x. With top, only outside functions."""
-    tree = ast.parse(path.read_text())
+def imports(tree: ast.Module, top: bool = False) -> set[str]:
+    """Modules that code imports; `from lib import x` counts as lib.x. With top, only outside functions."""
     nodes = tree.body if top else ast.walk(tree)
     found = set()
     for node in nodes:
@@ -42,8 +42,12 @@ def imports(path: Path, top: bool = False) -> set[str]:
     return found
 
 
+def parsed(module: str) -> ast.Module:
+    return ast.parse((ROOT / "lib" / f"{module}.py").read_text(encoding="utf-8"))
+
+
 def ours(module: str) -> set[str]:
-    return {name.split(".")[1] for name in imports(ROOT / "lib" / f"{module}.py") if name.startswith("lib.")}
+    return {name.split(".")[1] for name in imports(parsed(module)) if name.startswith("lib.")}
 
 
 def source_cells(notebook: Path) -> list[dict]:
@@ -88,7 +92,7 @@ def test_every_file_has_its_clause():
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_has_its_test_and_opens_with_a_sentence(module):
     assert (ROOT / "tests" / f"test_{module}.py").exists()
-    doc = ast.get_docstring(ast.parse((ROOT / "lib" / f"{module}.py").read_text(encoding="utf-8")))
+    doc = ast.get_docstring(parsed(module))
     assert doc and doc.splitlines()[0].endswith((".", "?"))
 
 
@@ -130,27 +134,38 @@ def test_imports_go_one_way(module):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_imports_its_stage_and_no_other(notebook):
-    code = "\n".join(cell["source"] for cell in source_cells(notebook) if cell["cell_type"] == "code")
-    names = re.findall(r"^(?:from lib import (.+)|from lib\.(\w+) import)", code, re.M)
-    found = {word.strip() for some, one in names for word in [*some.split(","), one] if word.strip()}
-    assert found & set(STAGES) <= {notebook.stem.partition("_")[2]}
+def test_a_notebook_calls_its_own_stage(notebook):
+    stage = notebook.stem.partition("_")[2]
+    code = ast.parse("\n".join(cell["source"] for cell in source_cells(notebook) if cell["cell_type"] == "code"))
+    found = {name.removeprefix("lib.") for name in imports(code) if name.startswith("lib")}
+    assert found <= {stage, "dataset", "picture", "pool", "report"}
+    texts = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
+    assert notebook.stem in texts, "its ledger has its name"
+    assert callable(getattr(importlib.import_module(f"lib.{stage}"), stage)), "the stage's function has its name too"
+
+
+def test_no_room_is_called_after_nothing_and_nothing_registers_itself():
+    assert not set(MODULES) & {"utils", "common", "helpers", "core", "base", "manager", "misc"}
+    for module in MODULES:
+        for node in ast.walk(parsed(module)):
+            for decorator in getattr(node, "decorator_list", []):
+                assert "regist" not in ast.unparse(decorator), f"{module}: {ast.unparse(decorator)}"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_what_draws_imports_pyvista_and_only_when_it_draws(module):
     drawing = {"pyvista", "vtk", "vtkmodules"}
-    path = ROOT / "lib" / f"{module}.py"
-    assert not {name.split(".")[0] for name in imports(path, top=True)} & drawing
+    assert not {name.split(".")[0] for name in imports(parsed(module), top=True)} & drawing
     if module not in DRAWS:
-        assert not {name.split(".")[0] for name in imports(path)} & drawing
+        assert not {name.split(".")[0] for name in imports(parsed(module))} & drawing
 
 
 def test_nothing_is_loaded_by_pickle():
     for name in tracked("lib", "tests"):
         text = (ROOT / name).read_text(encoding="utf-8") if name.endswith(".py") and "test_house" not in name else ""
         assert "allow_pickle=True" not in text and "weights_only=False" not in text, name
-        assert not re.search(r"^\s*(import pickle|from pickle)", text, re.M), name
+        assert not re.search(r"^\s*(import pickle|from pickle)|joblib\.load\(|read_pickle\(", text, re.M), name
+        assert all("weights_only=True" in call for call in re.findall(r"torch\.load\(.*", text)), name
 
 
 # -- notebooks --------------------------------------------------------------------------------------------------------
@@ -220,7 +235,9 @@ def test_constraints_pin_every_dependency_plainly():
 def test_make_help_tells_every_target():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = set(re.search(r"^\.PHONY: (.+)", text, re.M)[1].split())
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert {line.split()[1] for line in shown.splitlines()} == phony
 
 
@@ -234,3 +251,9 @@ def test_paths_mean_the_same_in_jupyterlab_as_in_batch():
     for folder in (ROOT, ROOT / "notebooks"):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
         assert result.stdout.strip() == str(ROOT)
+
+
+def test_the_readmes_links_lead_to_files():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert link in tracked(), f"README.md links to {link}, which git does not have"
