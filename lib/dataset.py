@@ -20,6 +20,7 @@ from lib import mesh
 
 BOX = 1.05  # half the side of the grid's box; meshes span [-1, 1]
 PARTIAL = ".partial-"  # how the name of a file begins until its content is whole
+RECORD = {"version", "parameters", "inputs", "outputs", "facts"}  # what a stage notes about an item, at the least
 COLUMNS = (
     "item",
     "source",
@@ -69,7 +70,7 @@ class Item:
         target = Path(self.folder).parent / (self.name + Path(self.source).suffix.lower())
         if target.exists() and target.samefile(self.source):
             return
-        with writing(target) as beside:
+        with writing(target, self.folder) as beside:  # ours alone: another resolution may sweep the folder above
             try:
                 beside.symlink_to(Path(self.source).absolute())
             except OSError:  # Windows without developer mode, some mounted disks
@@ -89,17 +90,25 @@ def slug(path: str) -> str:
 
 def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
     """The meshes below a folder as items, in the order of their paths; what is new is entered into items.csv."""
-    meshes, dataset = Path(meshes).absolute(), Path(dataset).absolute()
+    meshes, dataset = (Path(path).expanduser().absolute() for path in (meshes, dataset))
     if not meshes.is_dir():
         raise ValueError(
             f"meshes = {str(meshes)!r} is not a folder. Give the folder that holds the meshes (searched recursively)."
         )
-    found = list(list_meshes(meshes, besides=dataset))[: limit or None]
+    if os.path.realpath(meshes) == os.path.realpath(dataset):
+        raise ValueError(
+            f"meshes and dataset are both {meshes}, where results would be taken for meshes. Give two folders."
+        )
+    if dataset.exists() and not dataset.is_dir():
+        raise ValueError(f"dataset = {str(dataset)!r} is a file. Give the folder for the results; it need not exist.")
+    found = list(list_meshes(meshes, besides=dataset))[: limit if limit > 0 else None]
     if not found:
         raise ValueError(f"no mesh below {meshes}. Formats that are read: {' '.join(sorted(mesh.SUFFIXES))}")
     known = read_items(dataset)
     with ThreadPoolExecutor() as threads:  # hashlib lets go of the GIL
         rows = list(threads.map(lambda path: item_row(meshes, path, known), found))
+    for row in rows:
+        refuse_namesake(row, known.get(row["item"]), dataset)
     changed = [row for row in rows if known.get(row["item"]) != row]
     if changed:
         enter_items(dataset, changed)
@@ -108,18 +117,19 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
 
 def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
     """The items that 01 entered into items.csv."""
-    dataset = Path(dataset).absolute()
+    dataset = Path(dataset).expanduser().absolute()
     rows = read_items(dataset)
     if not rows:
         raise ValueError(f"{dataset}/items.csv has no item. Run 01_watertight on this dataset first.")
-    chosen = list(rows.values())[: limit or None]
+    chosen = list(rows.values())[: limit if limit > 0 else None]
     return [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in chosen]
 
 
 def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
     """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
     besides, suffixes = os.path.realpath(besides), tuple(mesh.SUFFIXES)
-    for where, folders, files in os.walk(folder):
+    tell = lambda error: warnings.warn(f"passed over: {error}", stacklevel=2)
+    for where, folders, files in os.walk(folder, onerror=tell):
         folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
         read = [f for f in sorted(files) if f[0] != "." and f.lower().endswith(suffixes)]
         yield from (f"{where}/{f}" for f in read)
@@ -135,11 +145,20 @@ def item_row(meshes: Path, path: str, known: dict) -> dict:
         return row
     row |= {"size": str(status.st_size), "mtime_ns": str(status.st_mtime_ns)}
     before = known.get(name)
-    if before and (before["size"], before["mtime_ns"]) == (row["size"], row["mtime_ns"]) and before["sha256"]:
+    if before and before["sha256"] and before == row | {"sha256": before["sha256"]}:
         row["sha256"] = before["sha256"]
     elif stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
         row["sha256"] = sha256(path)
     return row  # without a sha256: no ordinary, readable file; the stage that opens it will say so
+
+
+def refuse_namesake(row: dict, before: dict | None, dataset: Path) -> None:
+    """Two folders of meshes in one tree: a path below the one may be equal to one below the other."""
+    if before and before["source"] != row["source"] and os.path.exists(before["source"]):
+        raise ValueError(
+            f"{row['source']} would be called {row['item']} in {dataset}, as {before['source']} is already. "
+            "Give the folder above both as meshes, or another dataset."
+        )
 
 
 def read_items(dataset: str | Path) -> dict[str, dict]:
@@ -147,8 +166,18 @@ def read_items(dataset: str | Path) -> dict[str, dict]:
     path = Path(dataset, "items.csv")
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row["item"]: row for row in csv.DictReader(file)}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except csv.Error as error:
+        rows = [{"damage": error}]
+    for number, row in enumerate(rows, 1):
+        if tuple(row) != COLUMNS or None in row.values():
+            raise ValueError(
+                f"{path}: row {number} is damaged; wanted {','.join(COLUMNS)}. "
+                "Remove the file and run 01_watertight again: it is made anew, and results are kept."
+            )
+    return {row["item"]: row for row in rows}
 
 
 def enter_items(dataset: Path, rows: list[dict]) -> None:
@@ -202,11 +231,15 @@ def split(name: str) -> str:
 
 
 @contextmanager
-def writing(target: str | Path) -> Iterator[Path]:
-    """A path beside the target to write to; it takes the target's name when the block ends well, else it is removed."""
+def writing(target: str | Path, folder: str | Path | None = None) -> Iterator[Path]:
+    """A path beside the target to write to; it takes the target's name when the block ends well, else it is removed.
+
+    It lies in another folder if one is given.
+    """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{PARTIAL}{os.getpid()}-{target.name}")
+    folder = Path(folder or target.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f"{PARTIAL}{os.getpid()}-{target.name}"
     try:
         yield beside
         replace(beside, target)
@@ -249,9 +282,18 @@ def read_facts(item: Item) -> dict:
     try:
         with open(f"{item.folder}/{item.stem}_facts.json", encoding="utf-8") as file:
             facts = json.load(file)
-            return facts if isinstance(facts, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    return {stage: record for stage, record in facts.items() if sound(record)} if isinstance(facts, dict) else {}
+
+
+def sound(record) -> bool:
+    """Has a stage's record what everyone relies on?"""
+    try:
+        made = all({"size", "sha256"} <= output.keys() for output in record["outputs"].values())
+        return made and record.keys() >= RECORD and isinstance(record["facts"], dict)
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def write_facts(item: Item, facts: dict) -> None:

@@ -107,6 +107,18 @@ def test_two_folders_share_one_items_csv(meshes, tmp_path):
     dataset.collect(folder + "/left", tmp_path / "tree", 64)
     dataset.collect(folder + "/right", tmp_path / "tree", 64)
     assert len(dataset.items(tmp_path / "tree", 64)) == 2
+    meshes("right/one.obj")
+    with pytest.raises(ValueError, match=r"right/one\.obj would be called .* as .*left/one\.obj is already"):
+        dataset.collect(folder + "/right", tmp_path / "tree", 64)
+
+
+def test_a_folder_of_meshes_may_move_and_a_home_may_be_a_tilde(meshes, tmp_path, monkeypatch):
+    (before,) = dataset.collect(meshes("one.obj"), tmp_path / "tree", 64)
+    (tmp_path / "meshes").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (after,) = dataset.collect("~/elsewhere", "~/tree", 64)
+    assert after.name == before.name and after.source == str(tmp_path / "elsewhere" / "one.obj")
+    assert dataset.items("~/tree", 64) == [after]
 
 
 @pytest.mark.parametrize("what", ["missing", "file", "empty"])
