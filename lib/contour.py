@@ -11,8 +11,10 @@ from scipy.sparse.csgraph import connected_components
 from lib import field
 from lib.field import OFFSETS, STEPS
 
-AROUND = np.array(  # (3, 4): from an edge's lower corner to the four cells that share it, counter-clockwise about the axis
-    [[0, -STEPS[(a + 1) % 3], -STEPS[(a + 1) % 3] - STEPS[(a + 2) % 3], -STEPS[(a + 2) % 3]] for a in range(3)]
+AROUND = (
+    np.array(  # (3, 4): from an edge's lower corner to the four cells that share it, counter-clockwise about the axis
+        [[0, -STEPS[(a + 1) % 3], -STEPS[(a + 1) % 3] - STEPS[(a + 2) % 3], -STEPS[(a + 2) % 3]] for a in range(3)]
+    )
 )
 LOOSE = 0.4  # cells by which a feature may lie outside its cell
 SHARP = np.cos(np.radians(30))  # an edge of the source is sharp where its faces' normals differ by more
@@ -34,15 +36,15 @@ def twofold() -> np.ndarray:
     return bad
 
 
-def repair(keys: np.ndarray, values: np.ndarray, outside: field.Outside) -> tuple[np.ndarray, np.ndarray, int]:
+def repair(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Turn outside corners inside until every cell has one sheet and no void is left; keys and values with all corners
-    that this needs, and how many were turned. Outside tells the sign of corners that are not among the keys.
+    that this needs, and how many were turned.
 
     It only adds material, so it ends. Then no face of a cell has its corners inside, outside, inside, outside, every
     crossed edge gives one quad and every crossed cell one vertex with one fan around it: a 2-manifold.
     """
     turned = 0
-    suspects, beyond = crossed_cells(keys, values), outside
+    suspects, beyond = crossed_cells(keys, values), field.flood(keys[values > 0])
     while True:
         while len(suspects):
             corner_keys = suspects[:, None] + OFFSETS @ STEPS  # (c, 8)
@@ -106,8 +108,8 @@ def dual(
     onto = V.copy()
     onto[~off] = field.closest(surface, V[~off])[2]
     near = ~off & (np.linalg.norm(onto - V, axis=1) < h)
-    V, moved = move(V, onto, near, quads)
-    V, snapped = move(V, snap(surface, V, meet, feature, low, h), feature, quads)
+    V, moved = move(V, onto, near, quads, h)
+    V, snapped = move(V, snap(surface, V, meet, feature, low, h), feature, quads, h)
     F, _ = split(V, quads, quad_normals(V, quads), snapped)
     return V, F, moved | snapped
 
@@ -209,7 +211,7 @@ def quad_normals(V: np.ndarray, quads: np.ndarray) -> np.ndarray:
 def split(V, quads, reference, feature):
     """Two triangles for each quad, and the worst cosine between them and the quad's reference normal.
 
-    The diagonal is the better one of the two by that cosine, but one that joins features goes first if it turns nothing.
+    The diagonal is the better one by that cosine, but one that joins features goes first if it turns nothing over.
     """
     a, b, c, d = quads.T
     both = np.stack([[a, b, c, a, c, d], [b, c, d, b, d, a]]).transpose(0, 2, 1).reshape(2, -1, 2, 3)
@@ -224,9 +226,17 @@ def split(V, quads, reference, feature):
     return F.reshape(-1, 3), np.where(second, worst[1], worst[0])
 
 
-def move(V, wanted, may, quads):
-    """Move vertices to where they want to be, but none that would turn a face over; and which were moved."""
-    may = may.copy()
+def move(V, wanted, may, quads, h):
+    """Move vertices to where they want to be, but no two to one place and none that would turn a face over.
+
+    And which were moved.
+    """
+    place = np.round(wanted / (1e-3 * h)).astype(np.int64)
+    far = np.linalg.norm(wanted - V, axis=1)
+    order = np.lexsort([far, *place.T, ~may])  # the nearest first
+    again = np.zeros(len(V), bool)
+    again[order[1:]] = (place[order[1:]] == place[order[:-1]]).all(1)
+    may = may & ~again
     reference = quad_normals(V, quads)
     for _ in range(8):
         new = np.where(may[:, None], wanted, V)
@@ -240,7 +250,7 @@ def move(V, wanted, may, quads):
 
 
 def intersections(V: np.ndarray, F: np.ndarray) -> np.ndarray:
-    """Faces that an edge of another face goes through (m,) bool: a ray along each edge, first hit that is no neighbour."""
+    """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour."""
     surface = field.prepare(V, F)
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     once = a < b

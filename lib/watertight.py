@@ -2,17 +2,19 @@
 
 import itertools
 import time
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lib import contour, field, mesh
+from lib import contour, field, mesh, winding
 
 NEIGHBOURS = np.array([o for o in itertools.product((-1, 0, 1), repeat=3) if any(o)])  # (26, 3)
 NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")]  # the nearest first
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
-TILT = 35
+HOLES, REMESH = ("close", "wall"), ("auto", "always")
+TILT = np.radians(35)  # of the rays that look for a body behind an edge: an edge of 60 degrees is no thin part
 FAR = 2.2  # reach of the band in cells: eps (0.95 cell) and one edge
 
 
@@ -34,159 +36,220 @@ def close(
     remesh: str = "auto",
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """A closed, manifold, outward mesh of a normalised one; flipped faces, holes and overlaps do not matter."""
+    if holes not in HOLES or remesh not in REMESH:
+        raise ValueError(f"holes is {holes!r} and remesh {remesh!r}; wanted one of {HOLES} and one of {REMESH}")
     watch = Watch()
     h, eps = field.spacing(resolution), 2 / resolution
     V, F = merge(V, F)
-    came = topology(V, F)
+    facts = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}
+    if remesh == "auto" and facts["watertight_in"] and is_solid(V, F):
+        watch("prepare")
+        facts |= judge(field.prepare(V, F), V, F, resolution) | {"remeshed": False}
+        return V, F, facts | watch.seconds
+
     shift = SHIFT * h
-    surface = field.prepare(V + shift, F)
+    source = V + shift
+    surface = field.prepare(source, F)
     watch("prepare")
-
-    band = field.band(surface, resolution, FAR * h)
+    grid = Grid(surface, resolution, field.band(surface, resolution, FAR * h))
     watch("band")
-    flooded = field.flood(band.keys[band.distance <= eps])
-    outside = push_back(surface, band, flooded, resolution, eps)
+    flooded = field.flood(grid.band.keys[grid.band.distance <= eps])
+    outside = push_back(grid, flooded, eps)
     watch("outside")
-    offset = walls(surface, band, outside, flooded, resolution, eps)
+    offset = walls(grid, outside, flooded, eps)
+    near = outside & (grid.band.distance < h)
+    facts |= {
+        "two_sided": float((offset[near] > 0.99 * eps).mean()),
+        "thin": float((offset[near] > 0).mean()),
+        "caps": 0,
+    }
     watch("walls")
-    values, wall = signed(band, outside, offset, resolution)
-    keys, values, turned = contour.repair(band.keys, values, flooded)
+    number = None
+    if holes == "close" and facts["two_sided"] > 0.005:
+        pieces, facts["caps"] = winding.solid_pieces(source, F, 1.5 * h)
+        if facts["caps"]:
+            grid, outside, number = fill(grid, outside, flooded, source, pieces)
+            flooded = field.flood(grid.band.keys[~outside])
+            offset = walls(grid, outside, flooded, eps)
+        watch("holes")
+    values, wall = signed(grid, outside, offset, number)
+    keys, values, facts["turned"] = contour.repair(grid.band.keys, values)
     watch("repair")
-    wall = np.isin(keys, band.keys[wall])
-    V, F, on_source = contour.dual(surface, keys, values, wall, resolution)
+    wall = field.find(grid.band.keys[wall], keys) >= 0
+    V, F, moved = contour.dual(surface, keys, values, wall, resolution)
     watch("extract")
-
-    distance = field.closest(surface, np.concatenate([V, V[F].mean(1)]))[0] / h
-    pierced = contour.intersections(V, F)
-    went = topology(V, F)
-    near = outside & (band.distance < h)
+    facts |= judge(surface, V, F, resolution) | {"on_source": float(moved.mean()), "remeshed": True}
+    facts["hollow"] = bool(facts["volume"] < 1.1 * facts["area"] * eps)  # all walls
     watch("measure")
-    facts = {f"{name}_in": came[name] for name in ("faces", "parts", "watertight")}
-    facts |= {f"{name}_out": went[name] for name in ("faces", "parts", "watertight")}
-    facts |= {"volume": went["volume"], "euler": went["euler"]}
-    facts |= {"distance_mean": float(distance.mean()), "distance_max": float(distance.max())}
-    facts |= {"on_source": float(on_source.mean()), "two_sided": float((offset[near] > 0.99 * eps).mean()), "thin": float((offset[near] > 0).mean())}
-    facts |= {"turned": turned, "self_intersections": float(pierced.mean())}
     return V - shift, F, facts | watch.seconds
+
+
+class Grid(NamedTuple):
+    """What every step below asks."""
+
+    surface: field.Surface
+    resolution: int
+    band: field.Band
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Where corners of the band lie."""
+        return field.position(field.unpack(self.band.keys[index]), self.resolution)
+
+    def look(self, keys, outside, flooded) -> tuple[np.ndarray, np.ndarray]:
+        """For any corners: whether they are outside, and a radius without faces about them."""
+        near = field.find(self.band.keys, keys)
+        far = FAR * field.spacing(self.resolution)
+        return np.where(near >= 0, outside[near], flooded(keys)), np.where(near >= 0, self.band.distance[near], far)
 
 
 # -- which corners are outside ----------------------------------------------------------------------------------------
 
 
-def push_back(surface, band, flooded, resolution, eps, rounds=2) -> np.ndarray:
+def push_back(grid, flooded, eps, rounds=2) -> np.ndarray:
     """Outside up to the source: a corner within eps of it joins when it sees a neighbour that is outside.
 
     No orientation is asked, so flipped faces do not matter. Two rounds, so that nothing leaks through small holes.
     """
-    h = field.spacing(resolution)
+    band, h = grid.band, field.spacing(grid.resolution)
     outside = flooded(band.keys)
     for _ in range(rounds):
         before = outside.copy()
         todo = np.flatnonzero(~outside & (band.distance <= eps) & (band.distance > 1e-3 * h))
         for step in NEIGHBOURS:
-            key = band.keys[todo] + step @ field.STEPS
-            near = field.find(band.keys, key)
-            is_out = np.where(near >= 0, before[near], flooded(key))
-            todo_out, near = todo[is_out], near[is_out]
-            room = band.distance[todo_out] + np.where(near >= 0, band.distance[near], FAR * h)
-            sees = room > 1.0001 * np.linalg.norm(step) * h  # two free balls that overlap
-            ask = todo_out[~sees]
-            O = field.position(field.unpack(band.keys[ask]), resolution)
-            sees[~sees] = field.hits(surface, O, np.broadcast_to(step * h, O.shape))[0] > 1
-            outside[todo_out[sees]] = True
+            is_out, radius = grid.look(band.keys[todo] + step @ field.STEPS, before, flooded)
+            one, radius = todo[is_out], radius[is_out]
+            sees = band.distance[one] + radius > 1.0001 * np.linalg.norm(step) * h  # two free balls that overlap
+            O = grid.at(one[~sees])
+            sees[~sees] = field.hits(grid.surface, O, np.broadcast_to(step * h, O.shape))[0] > 1
+            outside[one[sees]] = True
             todo = todo[~outside[todo]]
     return outside
 
 
-def sees_outside(surface, band, outside, flooded, X, resolution) -> np.ndarray:
+def sees_outside(grid, outside, flooded, X) -> np.ndarray:
     """Whether each point (n, 3) sees a corner of its cell that is outside."""
-    h = field.spacing(resolution)
-    ijk = np.floor((X + field.BOX) / h).astype(np.int64)
+    ijk = np.floor((X + field.BOX) / field.spacing(grid.resolution)).astype(np.int64)
     seen = np.zeros(len(X), bool)
     for step in field.OFFSETS:
         todo = np.flatnonzero(~seen)
-        key = field.pack(ijk[todo] + step)
-        near = field.find(band.keys, key)
-        is_out = np.where(near >= 0, outside[near], flooded(key))
-        todo, near = todo[is_out], near[is_out]
-        D = field.position(ijk[todo] + step, resolution) - X[todo]
-        sees = np.where(near >= 0, band.distance[near], FAR * h) > np.linalg.norm(D, axis=1)
-        sees[~sees] = field.hits(surface, X[todo[~sees]], D[~sees])[0] > 1
+        is_out, radius = grid.look(field.pack(ijk[todo] + step), outside, flooded)
+        todo, radius = todo[is_out], radius[is_out]
+        D = field.position(ijk[todo] + step, grid.resolution) - X[todo]
+        sees = radius > np.linalg.norm(D, axis=1)
+        sees[~sees] = field.hits(grid.surface, X[todo[~sees]], D[~sees])[0] > 1
         seen[todo[sees]] = True
     return seen
 
 
-def walls(surface, band, outside, flooded, resolution, eps) -> np.ndarray:
+# -- walls ------------------------------------------------------------------------------------------------------------
+
+
+def walls(grid, outside, flooded, eps) -> np.ndarray:
     """How far off the source the surface must lie near each outside corner, so that what is thin has a thickness.
 
     0 where the solid is thicker than 2 eps, eps at an open sheet, in between for thin parts.
     """
-    h = field.spacing(resolution)
+    band, h = grid.band, field.spacing(grid.resolution)
     offset = np.zeros(len(band.keys))
     at = np.flatnonzero(outside & (band.distance < 2 * h) & (band.distance > 1e-3 * h))
     Q = band.point[at]
-    U = (Q - field.position(field.unpack(band.keys[at]), resolution)) / band.distance[at][:, None]
+    U = (Q - grid.at(at)) / band.distance[at][:, None]
 
-    def depth(distance):
-        """Which corners nearest to the points that lie so deep are inside, and which of them far from all faces."""
-        key = field.pack(np.round((Q + U * distance + field.BOX) / h).astype(np.int64))
-        near = field.find(band.keys, key)
-        inside = np.where(near >= 0, ~outside[near], ~flooded(key))
-        return inside, inside & np.where(near >= 0, band.distance[near] >= eps, True)
+    def inside(depth):
+        """Of the corner nearest to the point that lies so deep: whether it is inside, and far from all faces."""
+        key = field.pack(np.round((Q + U * depth + field.BOX) / h).astype(np.int64))
+        is_out, radius = grid.look(key, outside, flooded)
+        return ~is_out, ~is_out & (radius >= eps)
 
-    thick = depth(0.75 * h)[0] & (depth(1.5 * h)[1] | depth(2.2 * h)[1])
+    thick = inside(0.75 * h)[0] & (inside(1.5 * h)[1] | inside(2.2 * h)[1])  # most are, and need no ray
     at, Q, U = at[~thick], Q[~thick], U[~thick]
-    found = thin(surface, band, outside, flooded, Q, U, resolution, eps)
+    found = thin(grid, outside, flooded, Q, U, eps)
     at, Q, U, found = at[found > 0], Q[found > 0], U[found > 0], found[found > 0]
     # Tilted rays find the body behind a convex edge, which would get a bump otherwise.
     side = np.cross(U, np.eye(3)[np.abs(U).argmin(1)])
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     other = np.cross(U, side)
-    for turn in np.radians([0, 60, 120, 180, 240, 300]):
-        tilted = np.cos(np.radians(TILT)) * U + np.sin(np.radians(TILT)) * (np.cos(turn) * side + np.sin(turn) * other)
-        found = np.minimum(found, thin(surface, band, outside, flooded, Q, tilted, resolution, eps))
+    for turn in np.radians(np.arange(0, 360, 60)):
+        left = np.flatnonzero(found > 0)
+        tilted = np.cos(TILT) * U[left] + np.sin(TILT) * (np.cos(turn) * side[left] + np.sin(turn) * other[left])
+        found[left] = np.minimum(found[left], thin(grid, outside, flooded, Q[left], tilted, eps))
     offset[at] = found
     return offset
 
 
-def thin(surface, band, outside, flooded, Q, U, resolution, eps) -> np.ndarray:
+def thin(grid, outside, flooded, Q, U, eps) -> np.ndarray:
     """eps - t / 2 where the solid at Q along U has a thickness t < 2 eps with outside behind it, else 0."""
-    h = field.spacing(resolution)
+    h = field.spacing(grid.resolution)
     offset, t = np.zeros(len(Q)), np.zeros(len(Q))
     todo = np.arange(len(Q))
     for _ in range(6):  # layers; between close ones no corner may be in sight
         t[todo] += 1e-3 * h
-        gap = field.hits(surface, Q[todo] + U[todo] * t[todo, None], U[todo])[0]
+        gap = field.hits(grid.surface, Q[todo] + U[todo] * t[todo, None], U[todo])[0]
         X = Q[todo] + U[todo] * (t[todo] + np.minimum(gap / 2, 0.75 * h))[:, None]
-        sees = sees_outside(surface, band, outside, flooded, X, resolution)
+        sees = sees_outside(grid, outside, flooded, X)
         offset[todo[sees]] = np.maximum(eps - t[todo[sees]] / 2, 0)
         t[todo] += gap
         todo = todo[~sees & (t[todo] < 2 * eps)]
     return offset
 
 
-def signed(band, outside, offset, resolution) -> tuple[np.ndarray, np.ndarray]:
+# -- holes ------------------------------------------------------------------------------------------------------------
+
+
+def fill(grid, outside, flooded, V, F) -> tuple[Grid, np.ndarray, np.ndarray]:
+    """Turn inside what the winding number of holed solids says; the band grows by the corners about their caps.
+
+    The grid, who is outside, and for the corners of caps the winding number, else nan.
+    """
+    band, h = grid.band, field.spacing(grid.resolution)
+    keys, number = winding.band(V, F, grid.resolution)
+    new = (field.find(band.keys, keys) < 0) & flooded(keys)
+    at = np.searchsorted(band.keys, keys[new])
+    extra = np.full(new.sum(), FAR * h)
+    band = field.Band(
+        np.insert(band.keys, at, keys[new]),
+        np.insert(band.distance, at, extra),
+        np.insert(band.face, at, -1),
+        np.insert(band.point, at, np.nan, axis=0),
+    )
+    outside, cap = np.insert(outside, at, True), np.insert(np.zeros(len(outside), bool), at, True)
+    known = field.find(keys, band.keys)
+    level = number[known]
+    level[known < 0] = winding.number_at(V, F, field.position(field.unpack(band.keys[known < 0]), grid.resolution))
+    return Grid(grid.surface, grid.resolution, band), outside & (level <= 0.5), np.where(cap, level, np.nan)
+
+
+# -- the field --------------------------------------------------------------------------------------------------------
+
+
+def signed(grid, outside, offset, number=None) -> tuple[np.ndarray, np.ndarray]:
     """The field, positive inside, and the corners where a wall has a part in it.
 
     Off the source it is the union of balls about closest points, which joins sheets to solids without a notch.
     """
+    band, h = grid.band, field.spacing(grid.resolution)
     values = np.where(outside, -band.distance, np.maximum(band.distance, 1e-9))
     balls, most = np.full(len(values), -np.inf), np.zeros(len(values))
     at = np.flatnonzero(offset > 0)
     for step in [np.zeros(3, int), *NEIGHBOURS]:
         near = field.find(band.keys, band.keys[at] + step @ field.STEPS)
         one, near = at[near >= 0], near[near >= 0]
-        P = field.position(field.unpack(band.keys[near]), resolution)
-        balls[near] = np.maximum(balls[near], offset[one] - np.linalg.norm(P - band.point[one], axis=1))
+        balls[near] = np.maximum(balls[near], offset[one] - np.linalg.norm(grid.at(near) - band.point[one], axis=1))
         most[near] = np.maximum(most[near], offset[one])
     wall = np.where(outside, balls > values, most > 0)
-    return np.where(outside, np.maximum(values, balls), values + most), wall
+    values = np.where(outside, np.maximum(values, balls), values + most)
+    if number is not None:
+        cap = np.isfinite(number)
+        values[cap] = (number[cap] - 0.5) * 2 * h
+        wall |= cap
+    return values, wall
 
 
 # -- meshes -----------------------------------------------------------------------------------------------------------
 
+
 def merge(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One vertex for each place (to 1e-7 of the box), without degenerate faces and unused vertices."""
+    """One vertex for each place (to 1e-7 of the box), without degenerate faces, second copies and unused vertices."""
     grid = np.round(V * 1e7).astype(np.int64)
     order = np.lexsort(grid.T)
     new = np.r_[True, (grid[order][1:] != grid[order][:-1]).any(1)]
@@ -195,6 +258,9 @@ def merge(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     V, F = V[order][new], name[F]
     a, b, c = V[F].swapaxes(0, 1)
     F = F[np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-16]
+    order = np.lexsort(np.sort(F, axis=1).T)
+    corners = np.sort(F, axis=1)[order]
+    F = F[np.sort(order[np.r_[True, (corners[1:] != corners[:-1]).any(1)][: len(F)]])]
     if not len(F):
         raise ValueError("no face of this mesh has an area; is it a point cloud or a set of lines? Wanted: triangles")
     used = np.unique(F)
@@ -202,20 +268,50 @@ def merge(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def topology(V: np.ndarray, F: np.ndarray) -> dict:
-    """Counts that need no distance: faces, parts, Euler number, whether closed and consistently wound, volume."""
-    n = len(V)
+    """Counts that need no distance: faces, parts, Euler number, whether it is a closed oriented 2-manifold, volume."""
+    n, m = len(V), len(F)
     a, b = F.ravel(), np.roll(F, -1, axis=1).ravel()
-    there, back = np.sort(a * n + b), np.sort(b * n + a)
+    there, back = a * n + b, b * n + a
     parts, _ = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n)), directed=False)
-    edges = len(field.unique(np.minimum(a, b) * n + np.maximum(a, b)))
+    edges = len(field.unique(np.minimum(there, back)))
+    order = np.argsort(there)
+    closed = bool((there[order] == np.sort(back)).all() and (np.diff(there[order]) > 0).all())
+    if closed:  # and one fan of faces around each vertex: from half-edge to half-edge about the vertex where they start
+        across = order[np.searchsorted(there[order], back)]
+        after = across + 1 - 3 * (across % 3 == 2)
+        fans, _ = connected_components(
+            coo_array((np.ones(3 * m, bool), (np.arange(3 * m), after)), shape=(3 * m, 3 * m))
+        )
+        closed = fans == n
     corners = V[F]
     return {
-        "faces": len(F),
+        "faces": m,
         "parts": int(parts),
-        "euler": n - edges + len(F),
-        "watertight": bool((there == back).all() and (np.diff(there) > 0).all()),
+        "euler": n - edges + m,
+        "watertight": closed,
         "volume": float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6),
     }
+
+
+def is_solid(V: np.ndarray, F: np.ndarray) -> bool:
+    """Whether a closed oriented mesh is one already: outward, no face through another, no shell inside another."""
+    P, N, _ = winding.sample(V, F, 4 * winding.SAMPLES)
+    P, N = np.r_[P, V[F].mean(1)], np.r_[N, contour.face_normals(V, F)]
+    step = 1e-5
+    simple = (np.abs(winding.number_at(V, F, P + step * N)) < 0.1) & (
+        np.abs(winding.number_at(V, F, P - step * N) - 1) < 0.1
+    )
+    return bool(simple.all()) and not contour.intersections(V, F).any()
+
+
+def judge(surface, V: np.ndarray, F: np.ndarray, resolution: int) -> dict:
+    """What came out: counts, and how far it lies from the source, in cells."""
+    facts = topology(V, F)
+    distance = field.closest(surface, winding.sample(V, F, 1 << 15)[0])[0] / field.spacing(resolution)
+    facts = {f"{k}_out" if k in ("faces", "parts", "watertight") else k: v for k, v in facts.items()}
+    facts |= {"area": float(np.linalg.norm(np.cross(*(V[F[:, k]] - V[F[:, 0]] for k in (1, 2))), axis=1).sum() / 2)}
+    facts |= {"distance_mean": float(distance.mean()), "distance_max": float(distance.max())}
+    return facts | {"self_intersections": float(contour.intersections(V, F).mean())}
 
 
 class Watch:
