@@ -66,11 +66,13 @@ def close(
     watch("walls")
     number = None
     if holes == "close" and facts["two_sided"] > 0.005:
-        pieces, facts["caps"] = winding.solid_pieces(source, F, 1.5 * h)
-        if facts["caps"]:
-            grid, outside, number = fill(grid, outside, flooded, source, pieces)
+        pieces = winding.holed_solids(source, F, 1.5 * h)
+        facts["caps"] = len(pieces)
+        if pieces:
+            grid, outside, filled, number = fill(grid, outside, flooded, source, pieces)
             flooded = field.flood(grid.band.keys[~outside])
             offset = walls(grid, outside, flooded, eps)
+            offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
         watch("holes")
     values, wall = signed(grid, outside, offset, number)
     keys, values, facts["turned"] = contour.repair(grid.band.keys, values)
@@ -134,9 +136,10 @@ def sees_outside(grid, outside, flooded, X) -> np.ndarray:
         todo = np.flatnonzero(~seen)
         is_out, radius = grid.look(field.pack(ijk[todo] + step), outside, flooded)
         todo, radius = todo[is_out], radius[is_out]
-        D = field.position(ijk[todo] + step, grid.resolution) - X[todo]
+        O = field.position(ijk[todo] + step, grid.resolution)
+        D = X[todo] - O
         sees = radius > np.linalg.norm(D, axis=1)
-        sees[~sees] = field.hits(grid.surface, X[todo[~sees]], D[~sees])[0] > 1
+        sees[~sees] = field.hits(grid.surface, O[~sees], D[~sees])[0] > 1 - 1e-3  # points may lie on the surface
         seen[todo[sees]] = True
     return seen
 
@@ -172,13 +175,13 @@ def walls(grid, outside, flooded, eps) -> np.ndarray:
     for turn in np.radians(np.arange(0, 360, 60)):
         left = np.flatnonzero(found > 0)
         tilted = np.cos(TILT) * U[left] + np.sin(TILT) * (np.cos(turn) * side[left] + np.sin(turn) * other[left])
-        found[left] = np.minimum(found[left], thin(grid, outside, flooded, Q[left], tilted, eps))
+        found[left] = np.minimum(found[left], thin(grid, outside, flooded, Q[left], tilted, eps, np.cos(TILT)))
     offset[at] = found
     return offset
 
 
-def thin(grid, outside, flooded, Q, U, eps) -> np.ndarray:
-    """eps - t / 2 where the solid at Q along U has a thickness t < 2 eps with outside behind it, else 0."""
+def thin(grid, outside, flooded, Q, U, eps, slant=1.0) -> np.ndarray:
+    """eps - t / 2 where the solid at Q has a thickness t < 2 eps with outside behind it, else 0; U is slanted to it."""
     h = field.spacing(grid.resolution)
     offset, t = np.zeros(len(Q)), np.zeros(len(Q))
     todo = np.arange(len(Q))
@@ -187,36 +190,54 @@ def thin(grid, outside, flooded, Q, U, eps) -> np.ndarray:
         gap = field.hits(grid.surface, Q[todo] + U[todo] * t[todo, None], U[todo])[0]
         X = Q[todo] + U[todo] * (t[todo] + np.minimum(gap / 2, 0.75 * h))[:, None]
         sees = sees_outside(grid, outside, flooded, X)
-        offset[todo[sees]] = np.maximum(eps - t[todo[sees]] / 2, 0)
+        offset[todo[sees]] = np.maximum(eps - slant * t[todo[sees]] / 2, 0)
         t[todo] += gap
-        todo = todo[~sees & (t[todo] < 2 * eps)]
+        todo = todo[~sees & (slant * t[todo] < 2 * eps)]
     return offset
 
 
 # -- holes ------------------------------------------------------------------------------------------------------------
 
 
-def fill(grid, outside, flooded, V, F) -> tuple[Grid, np.ndarray, np.ndarray]:
-    """Turn inside what the winding number of holed solids says; the band grows by the corners about their caps.
+def fill(grid, outside, flooded, V, pieces) -> tuple[Grid, np.ndarray, np.ndarray, np.ndarray]:
+    """Turn inside what lies in a holed solid by its winding number; the band grows by the corners about the caps.
 
-    The grid, who is outside, and for the corners of caps the winding number, else nan.
+    The grid, who is outside, who was turned inside, and for the corners of caps the winding number, else nan.
     """
     band, h = grid.band, field.spacing(grid.resolution)
-    keys, number = winding.band(V, F, grid.resolution)
-    new = (field.find(band.keys, keys) < 0) & flooded(keys)
-    at = np.searchsorted(band.keys, keys[new])
-    extra = np.full(new.sum(), FAR * h)
+    level, caps = np.zeros(len(band.keys)), []
+    for F in pieces:  # one by one: outside, the small numbers of many pieces add up
+        keys, number = winding.band(V, F, grid.resolution)
+        caps.append((keys, number))
+        P = grid.at(slice(None))
+        at = np.flatnonzero(((P > V[F].min((0, 1))) & (P < V[F].max((0, 1)))).all(1))
+        known = field.find(keys, band.keys[at])
+        here = number[known]
+        here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
+        level[at] = np.maximum(level[at], here)
+    keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))
+    order = np.lexsort([-number, keys])
+    keys, number = keys[order], number[order]
+    new = np.r_[True, keys[1:] != keys[:-1]] & (field.find(band.keys, keys) < 0) & flooded(keys)
+    at, count = np.searchsorted(band.keys, keys[new]), new.sum()
     band = field.Band(
         np.insert(band.keys, at, keys[new]),
-        np.insert(band.distance, at, extra),
+        np.insert(band.distance, at, np.full(count, FAR * h)),
         np.insert(band.face, at, -1),
         np.insert(band.point, at, np.nan, axis=0),
     )
-    outside, cap = np.insert(outside, at, True), np.insert(np.zeros(len(outside), bool), at, True)
-    known = field.find(keys, band.keys)
-    level = number[known]
-    level[known < 0] = winding.number_at(V, F, field.position(field.unpack(band.keys[known < 0]), grid.resolution))
-    return Grid(grid.surface, grid.resolution, band), outside & (level <= 0.5), np.where(cap, level, np.nan)
+    level, outside = np.insert(level, at, number[new]), np.insert(outside, at, True)
+    cap = np.insert(np.full(len(level) - count, np.nan), at, number[new])
+    filled = outside & (level > 0.5)
+    return Grid(grid.surface, grid.resolution, band), outside & ~filled, filled, cap
+
+
+def touches(grid, marked, which) -> np.ndarray:
+    """Corners of the band (indices), of those asked for, whose closest point lies in a cell with a marked corner."""
+    at = np.flatnonzero(which)
+    ijk = np.floor((grid.band.point[at] + field.BOX) / field.spacing(grid.resolution)).astype(np.int64)
+    near = field.find(grid.band.keys[marked], field.pack(ijk)[:, None] + field.OFFSETS @ field.STEPS)
+    return at[(near >= 0).any(1)]
 
 
 # -- the field --------------------------------------------------------------------------------------------------------

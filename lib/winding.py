@@ -11,6 +11,7 @@ from lib import field
 
 SAMPLES = 8192  # points on the surface that judge its pieces
 SOLID = 0.8  # mean winding number just inside a piece, from which it is a solid with a hole
+LEAST = 16  # samples of a piece: smaller ones are left alone
 CONSISTENT = 0.97  # share of a piece's samples whose two sides the winding number tells apart
 
 
@@ -52,22 +53,21 @@ def turn_outward(V: np.ndarray, F: np.ndarray) -> np.ndarray:
     return np.where(inward[patch][:, None], F[:, ::-1], F)
 
 
-def solid_pieces(V: np.ndarray, F: np.ndarray, gap: float) -> tuple[np.ndarray, int]:
-    """Outward faces of the pieces that are solids but for a hole, and how many such pieces there are."""
+def holed_solids(V: np.ndarray, F: np.ndarray, gap: float) -> list[np.ndarray]:
+    """The outward faces of each piece that is a solid but for a hole."""
     F = turn_outward(V, F)
     joined = coo_array((np.ones(F.size), (F.ravel(), np.roll(F, -1, 1).ravel())), shape=(len(V), len(V)))
     _, piece = connected_components(joined, directed=False)
-    piece = np.unique(piece[F[:, 0]], return_inverse=True)[1]
+    piece = piece[F[:, 0]]
     P, N, face = sample(V, F, SAMPLES)
-    holed = np.zeros(piece.max() + 1, bool)
-    for number in np.unique(piece[face]):  # a piece without a sample is too small to matter
-        mine = piece[face] == number
-        own = F[piece == number]
+    found = []
+    for number in np.flatnonzero(np.bincount(piece[face]) >= LEAST):
+        mine, own = piece[face] == number, F[piece == number]
         inner = number_at(V, own, P[mine] - gap * N[mine])
         outer = number_at(V, own, P[mine] + gap * N[mine])
-        apart = (inner > 0.5) & (outer < 0.5)
-        holed[number] = SOLID < inner.mean() < 0.999 and apart.mean() > CONSISTENT
-    return F[holed[piece]], int(holed.sum())
+        if SOLID < inner.mean() < 0.999 and ((inner > 0.5) & (outer < 0.5)).mean() > CONSISTENT:
+            found.append(own)
+    return found
 
 
 def number_at(V: np.ndarray, F: np.ndarray, P: np.ndarray) -> np.ndarray:
@@ -95,9 +95,9 @@ def band(V: np.ndarray, F: np.ndarray, resolution: int) -> tuple[np.ndarray, np.
     From a coarse grid to the corners: blocks are halved where the number crosses 1/2 between neighbours.
     """
     h = field.spacing(resolution)
-    step = 1 << max(0, int(np.log2(resolution / 64)))
-    low = np.floor((V.min(0) + field.BOX) / h / step).astype(np.int64) - 1
-    high = np.ceil((V.max(0) + field.BOX) / h / step).astype(np.int64) + 1
+    step = 1 << max(0, int(np.log2(np.ptp(V[F], axis=(0, 1)).max() / h / 48)))
+    low = np.floor((V[F].min((0, 1)) + field.BOX) / h / step).astype(np.int64) - 1
+    high = np.ceil((V[F].max((0, 1)) + field.BOX) / h / step).astype(np.int64) + 1
     blocks = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3) * step
     keys = field.pack(blocks)
     while True:
