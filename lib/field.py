@@ -146,27 +146,27 @@ def band(surface: Surface, resolution: int, reach: float) -> Band:
 
 
 class Outside(NamedTuple):
-    """The free corners as runs along z: key of the first and last corner, and whether one can walk there from afar."""
+    """Who can be reached from afar: every corner but those in some runs along z, which are blocked or enclosed."""
 
-    first: np.ndarray
+    first: np.ndarray  # key of each run's first corner, sorted
     last: np.ndarray
-    outside: np.ndarray
 
     def __call__(self, keys: np.ndarray) -> np.ndarray:
-        """Whether each corner is free and outside; blocked corners are not."""
-        run = np.clip(np.searchsorted(self.first, keys, side="right") - 1, 0, None)
-        return self.outside[run] & (keys >= self.first[run]) & (keys <= self.last[run])
+        if not len(self.first):
+            return np.ones(keys.shape, bool)
+        run = np.searchsorted(self.first, keys, side="right") - 1
+        return (run < 0) | (keys > self.last[run])
 
 
-def flood(blocked: np.ndarray, margin: int = 4) -> Outside:
-    """Flood fill over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
-
-    Starts from the margin around them; what lies beyond is not known.
+def flood(blocked: np.ndarray) -> Outside:
+    """Flood fill from afar over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
 
     Runs of neighbouring columns that overlap are joined, so the work grows with the surface, not with the volume.
     """
     ijk = unpack(blocked)
-    low, high = ijk.min(0) - margin, ijk.max(0) + margin
+    if not len(blocked):
+        return Outside(blocked, blocked)
+    low, high = ijk.min(0) - 1, ijk.max(0) + 1
     x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
     bottom, top = (pack(np.stack([x, y, np.full_like(x, z)], -1)).ravel() for z in (low[2], high[2]))
     first = np.sort(np.concatenate([bottom, blocked + 1]))
@@ -182,7 +182,8 @@ def flood(blocked: np.ndarray, margin: int = 4) -> Outside:
     a, b = np.concatenate(a), np.concatenate(b)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(first), len(first)))
     _, label = connected_components(graph, directed=False)
-    return Outside(first, last, label == label[0])
+    enclosed = label != label[0]
+    return Outside(np.sort(np.r_[blocked, first[enclosed]]), np.sort(np.r_[blocked, last[enclosed]]))
 
 
 # -- surface extraction -----------------------------------------------------------------------------------------------

@@ -210,7 +210,8 @@ def fill(grid, outside, flooded, V, pieces) -> tuple[Grid, np.ndarray, np.ndarra
         keys, number = winding.band(V, F, grid.resolution)
         caps.append((keys, number))
         P = grid.at(slice(None))
-        at = np.flatnonzero(((P > V[F].min((0, 1))) & (P < V[F].max((0, 1)))).all(1))
+        low, high = V[F].min((0, 1)), V[F].max((0, 1))
+        at = np.flatnonzero(((low < P) & (high > P)).all(1))
         known = field.find(keys, band.keys[at])
         here = number[known]
         here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
