@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def close(
             offset = walls(grid, outside, flooded, eps)
             offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
         watch("holes")
-    values, wall = signed(grid, outside, offset, number)
+    values, wall = signed(grid, outside, offset, eps, number)
     keys, values, facts["turned"] = contour.repair(grid.band.keys, values)
     watch("repair")
     wall = field.find(grid.band.keys[wall], keys) >= 0
@@ -244,27 +245,65 @@ def touches(grid, marked, which) -> np.ndarray:
 # -- the field --------------------------------------------------------------------------------------------------------
 
 
-def signed(grid, outside, offset, number=None) -> tuple[np.ndarray, np.ndarray]:
+def signed(grid, outside, offset, eps, number=None) -> tuple[np.ndarray, np.ndarray]:
     """The field, positive inside, and the corners where a wall has a part in it.
 
     Off the source it is the union of balls about closest points, which joins sheets to solids without a notch.
     """
     band, h = grid.band, field.spacing(grid.resolution)
-    values = np.where(outside, -band.distance, np.maximum(band.distance, 1e-9))
-    balls, most = np.full(len(values), -np.inf), np.zeros(len(values))
     at = np.flatnonzero(offset > 0)
-    for step in [np.zeros(3, int), *NEIGHBOURS]:
-        near = field.find(band.keys, band.keys[at] + step @ field.STEPS)
-        one, near = at[near >= 0], near[near >= 0]
-        balls[near] = np.maximum(balls[near], offset[one] - np.linalg.norm(grid.at(near) - band.point[one], axis=1))
-        most[near] = np.maximum(most[near], offset[one])
-    wall = np.where(outside, balls > values, most > 0)
-    values = np.where(outside, np.maximum(values, balls), values + most)
+    balls = cover(grid, at, band.point[at], offset[at])
+    for corner, center in leaks(grid, outside & (balls <= 0)):  # where the closest points near a sheet are of others
+        balls = np.maximum(balls, cover(grid, corner, center, np.full(len(corner), eps)))
+    more = np.where(outside, balls, 0)
+    if len(at):
+        more[~outside] = spread(grid, at, offset[at])[~outside]
+    values = np.where(outside, np.maximum(-band.distance, balls), np.maximum(band.distance, 1e-9) + more)
+    wall = np.where(outside, balls > -band.distance, more > 0)
     if number is not None:
         cap = np.isfinite(number)
         values[cap] = (number[cap] - 0.5) * 2 * h
         wall |= cap
     return values, wall
+
+
+def cover(grid, corner, center, radius) -> np.ndarray:
+    """How deep each corner of the band lies in balls; each is seen by the neighbours of the corner that has it."""
+    depth = np.full(len(grid.band.keys), -np.inf)
+    for step in [np.zeros(3, int), *NEIGHBOURS]:
+        near = field.find(grid.band.keys, grid.band.keys[corner] + step @ field.STEPS)
+        has = near >= 0
+        far = np.linalg.norm(grid.at(near[has]) - center[has], axis=1)
+        np.maximum.at(depth, near[has], radius[has] - far)
+    return depth
+
+
+def spread(grid, corner, value) -> np.ndarray:
+    """The greatest value among each corner's neighbours and itself, 0 where they have none."""
+    most = np.zeros(len(grid.band.keys))
+    for step in [np.zeros(3, int), *NEIGHBOURS]:
+        near = field.find(grid.band.keys, grid.band.keys[corner] + step @ field.STEPS)
+        most[near[near >= 0]] = np.maximum(most[near[near >= 0]], value[near >= 0])
+    return most
+
+
+def leaks(grid, free) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Grid edges with two free ends that a sheet crosses: the ends, and where."""
+    band, h = grid.band, field.spacing(grid.resolution)
+    N = contour.face_normals(grid.surface.V, grid.surface.F)
+    for axis, step in enumerate(field.STEPS):
+        upper = field.find(band.keys, band.keys + step)
+        lower = np.flatnonzero((upper >= 0) & free & free[upper])
+        upper = upper[lower]
+        close = band.distance[lower] + band.distance[upper] <= h
+        lower, upper = lower[close], upper[close]
+        P, D = grid.at(lower), np.zeros((len(lower), 3))
+        D[:, axis] = h
+        (there, one), (back, two) = field.hits(grid.surface, P, D), field.hits(grid.surface, P + D, -D)
+        # Both ways the same place, and no convex edge of a solid.
+        sheet = (np.abs(1 - there - back) < 0.1) & (np.abs((N[one] * N[two]).sum(1)) > 0.9)
+        for end in (lower[sheet], upper[sheet]):
+            yield end, P[sheet] + D[sheet] * there[sheet, None]
 
 
 # -- meshes -----------------------------------------------------------------------------------------------------------
