@@ -3,7 +3,6 @@
 import itertools
 from functools import cache
 
-import igl
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -175,25 +174,29 @@ def snap(surface, V, meet, feature, low, h):
     wanted[at] = field.closest(surface, meet[at])[2]
     edges, corners = sharp(surface.V, surface.F)
     for elements in (edges, corners):  # corners last: they win
-        if len(elements) and len(at):
-            tree = igl.AABB()
-            tree.init(surface.V, elements)
-            point = tree.squared_distance(surface.V, elements, meet[at])[2]
-            inside = ((point > low[at] - LOOSE * h) & (point < low[at] + (1 + LOOSE) * h)).all(1)
-            wanted[at[inside]] = point[inside]
+        _, point = field.nearest(surface.V, elements, meet[at])
+        inside = ((point > low[at] - LOOSE * h) & (point < low[at] + (1 + LOOSE) * h)).all(1)
+        wanted[at[inside]] = point[inside]
     return wanted
 
 
-def sharp(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sharp edges (n, 2) of a mesh, and the vertices (m, 1) where they end, branch or turn."""
+def borders(V: np.ndarray, F: np.ndarray, rims: bool = True) -> np.ndarray:
+    """Sharp edges (n, 2) of a mesh, and with rims those of one face only."""
     N = face_normals(V, F)
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     key = np.minimum(a, b) * len(V) + np.maximum(a, b)
     order = np.argsort(key, kind="stable")
-    pair = np.flatnonzero(key[order][1:] == key[order][:-1])
-    one, two = order[pair], order[pair + 1]
+    same = key[order][1:] == key[order][:-1]
+    one, two = order[:-1][same], order[1:][same]
     bent = (N[one // 3] * N[two // 3]).sum(1) * np.where(a[one] == a[two], -1, 1) < SHARP
-    edges = np.stack([a[one[bent]], b[one[bent]]], -1)
+    alone = order[~np.r_[False, same] & ~np.r_[same, False]]
+    chosen = np.r_[one[bent], alone] if rims else one[bent]
+    return np.stack([a[chosen], b[chosen]], -1)
+
+
+def sharp(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sharp edges (n, 2) of a mesh, and the vertices (m, 1) where they end, branch or turn."""
+    edges = borders(V, F, rims=False)
     direction = V[edges[:, 1]] - V[edges[:, 0]]
     direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-300)
     degree = np.bincount(edges.ravel(), minlength=len(V))

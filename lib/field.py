@@ -95,6 +95,16 @@ def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return distance, face, point
 
 
+def nearest(V: np.ndarray, elements: np.ndarray, P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (n,) and place (n, 3) of the segment (m, 2) or point (m, 1) of V closest to each P (n, 3)."""
+    if not len(elements) or not len(P):
+        return np.full(len(P), np.inf), np.full((len(P), 3), np.inf)
+    tree = igl.AABB()
+    tree.init(V, elements)
+    squared, _, point = tree.squared_distance(V, elements, np.ascontiguousarray(P))
+    return np.sqrt(squared), point
+
+
 def hits(surface: Surface, O: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First hit of each ray O + t * D: t (n,), inf where it hits nothing, and face (n,), then -1."""
     t, face = np.empty(len(O)), np.empty(len(O), np.int64)

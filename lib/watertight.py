@@ -70,9 +70,10 @@ def close(
         pieces = winding.holed_solids(source, F, 1.5 * h)
         facts["caps"] = len(pieces)
         if pieces:
+            thin_keys = grid.band.keys[offset > 0]
             grid, outside, filled, number = fill(grid, outside, flooded, source, pieces)
             flooded = field.flood(grid.band.keys[~outside])
-            offset = walls(grid, outside, flooded, eps)
+            offset = walls(grid, outside, flooded, eps, field.find(thin_keys, grid.band.keys) >= 0)
             offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
         watch("holes")
     values, wall = signed(grid, outside, offset, eps, number)
@@ -148,14 +149,14 @@ def sees_outside(grid, outside, flooded, X) -> np.ndarray:
 # -- walls ------------------------------------------------------------------------------------------------------------
 
 
-def walls(grid, outside, flooded, eps) -> np.ndarray:
+def walls(grid, outside, flooded, eps, where=True) -> np.ndarray:
     """How far off the source the surface must lie near each outside corner, so that what is thin has a thickness.
 
     0 where the solid is thicker than 2 eps, eps at an open sheet, in between for thin parts.
     """
     band, h = grid.band, field.spacing(grid.resolution)
     offset = np.zeros(len(band.keys))
-    at = np.flatnonzero(outside & (band.distance < 2 * h) & (band.distance > 1e-3 * h))
+    at = np.flatnonzero(where & outside & (band.distance < 2 * h) & (band.distance > 1e-3 * h))
     Q = band.point[at]
     U = (Q - grid.at(at)) / band.distance[at][:, None]
 
@@ -169,7 +170,11 @@ def walls(grid, outside, flooded, eps) -> np.ndarray:
     at, Q, U = at[~thick], Q[~thick], U[~thick]
     found = thin(grid, outside, flooded, Q, U, eps)
     at, Q, U, found = at[found > 0], Q[found > 0], U[found > 0], found[found > 0]
-    # Tilted rays find the body behind a convex edge, which would get a bump otherwise.
+    offset[at] = found
+    # Near an edge tilted rays may find a body behind it, which would get a bump otherwise.
+    edges = contour.borders(grid.surface.V, grid.surface.F)
+    near = field.nearest(grid.surface.V, edges, Q)[0] < 1.2 * h
+    at, Q, U, found = at[near], Q[near], U[near], found[near]
     side = np.cross(U, np.eye(3)[np.abs(U).argmin(1)])
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     other = np.cross(U, side)
