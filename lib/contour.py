@@ -224,7 +224,7 @@ def split(V, quads, reference, feature):
     worst = np.where(thin, 0.2, (N * reference[:, None]).sum(-1) / np.maximum(size, 1e-300)).min(-1)  # (2, n)
     along, across = feature[a] & feature[c], feature[b] & feature[d]
     prefer = np.where(along == across, 0, np.where(along, 1, -1)) * (np.where(along, worst[0], worst[1]) > 0.2)
-    second = np.where(prefer == 0, worst[1] > worst[0], prefer < 0)
+    second = np.where(prefer == 0, worst[1] > worst[0] + 1e-6, prefer < 0)  # no last bit decides
     F = np.where(second[:, None, None], both[1], both[0])
     return F.reshape(-1, 3), np.where(second, worst[1], worst[0])
 

@@ -361,7 +361,7 @@ def topology(V: np.ndarray, F: np.ndarray) -> dict:
 
 def is_solid(V: np.ndarray, F: np.ndarray) -> bool:
     """Whether a closed oriented mesh is one already: outward, no face through another, no shell inside another."""
-    P, N, _ = winding.sample(V, F, 4 * winding.SAMPLES)
+    P, N, _ = winding.sample(V, F, winding.SAMPLES)
     P, N = np.r_[P, V[F].mean(1)], np.r_[N, contour.face_normals(V, F)]
     step = 1e-5
     simple = (np.abs(winding.number_at(V, F, P + step * N)) < 0.1) & (

@@ -65,9 +65,15 @@ def holed_solids(V: np.ndarray, F: np.ndarray, gap: float) -> list[np.ndarray]:
         mine, own = piece[face] == number, F[piece == number]
         inner = number_at(V, own, P[mine] - gap * N[mine])
         outer = number_at(V, own, P[mine] + gap * N[mine])
-        if SOLID < inner.mean() < 0.999 and ((inner > 0.5) & (outer < 0.5)).mean() > CONSISTENT:
+        if inner.mean() > SOLID and ((inner > 0.5) & (outer < 0.5)).mean() > CONSISTENT and is_open(own):
             found.append(own)
     return found
+
+
+def is_open(F: np.ndarray) -> bool:
+    """Whether an edge has a single face."""
+    edge = np.sort(np.stack([F, np.roll(F, -1, 1)], -1), axis=-1) @ np.array([F.max() + 1, 1])
+    return bool((np.unique(edge, return_counts=True)[1] == 1).any())
 
 
 def number_at(V: np.ndarray, F: np.ndarray, P: np.ndarray) -> np.ndarray:

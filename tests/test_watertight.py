@@ -18,8 +18,8 @@ def parts(V, F):
     return trimesh.Trimesh(V, F, process=False).split(only_watertight=False)
 
 
-def ball(radius=1.0, at=(0, 0, 0)):
-    return trimesh.creation.icosphere(subdivisions=5, radius=radius).apply_translation(at)
+def ball(radius=1.0, at=(0, 0, 0), fine=3):
+    return trimesh.creation.icosphere(subdivisions=fine, radius=radius).apply_translation(at)
 
 
 def box(low, high):
@@ -66,11 +66,11 @@ def sheet(across=(0, 0, 1), size=1.6, at=(0, 0, 0), cells=8, thin=1.0):
 
 def test_a_sphere_stays_where_it_is():
     h = field.spacing(96)
-    V, F, facts = close(ball(), 96)
+    V, F, facts = close(ball(fine=5), 96)
     assert (facts["euler"], facts["two_sided"], facts["hollow"]) == (2, 0, False)
     assert np.isclose(facts["volume"], 4 / 3 * np.pi, rtol=2e-3)
     assert np.abs(V.max(0) + V.min(0)).max() < 0.02 * h  # nothing is shifted
-    assert all(d.max() < 0.1 * h for d in both_ways(ball(), V, F))
+    assert all(d.max() < 0.1 * h for d in both_ways(ball(fine=5), V, F))
 
 
 @pytest.mark.parametrize("angle", [0, 0.4])
@@ -116,7 +116,7 @@ def test_parts_are_kept_united_and_filled():
     assert (apart["parts_in"], apart["parts_out"], apart["euler"]) == (2, 2, 4)
     nested = close(join(ball(1), ball(0.6), ball(0.3)))[2]
     assert (nested["parts_in"], nested["parts_out"], nested["euler"]) == (3, 1, 2)
-    assert np.isclose(nested["volume"], 4 / 3 * np.pi, rtol=5e-3)
+    assert np.isclose(nested["volume"], ball(1).volume, rtol=5e-3)
 
 
 def test_a_car_keeps_its_wheels():
@@ -221,12 +221,12 @@ def test_a_moebius_strip_becomes_a_ring():
 
 @pytest.mark.parametrize("spoil", [lambda m: m, turned])
 def test_a_ball_with_a_hole_is_closed_or_left_a_wall(spoil):
-    m = spoil(cut(ball(), lambda c: c[:, 1] < 0.8))
+    m = spoil(cut(ball(fine=4), lambda c: c[:, 1] < 0.8))
     V, F, facts = close(m)
     cap = np.pi * 0.2**2 * (3 - 0.2) / 3
     assert (facts["caps"], facts["euler"], facts["hollow"]) == (1, 2, False)
     assert np.isclose(facts["volume"], 4 / 3 * np.pi - cap, rtol=0.02)
-    assert both_ways(m, V, F)[1].max() < 0.5 * field.spacing(64)
+    assert both_ways(m, V, F)[1].max() < 0.7 * field.spacing(64)
 
     _, _, facts = close(m, holes="wall")
     assert (facts["caps"], facts["euler"], facts["hollow"]) == (0, 2, True)
@@ -252,7 +252,7 @@ def test_a_vase_with_an_opening_stays_open():
 
 def test_a_good_mesh_passes_through_and_others_do_not():
     def remeshed(m):
-        return close(m, 48, remesh="auto")[2]["remeshed"]
+        return close(m, 32, remesh="auto")[2]["remeshed"]
 
     assert not remeshed(ball())
     assert not remeshed(join(ball(0.4, (-0.6, 0, 0)), ball(0.3, (0.7, 0, 0))))
