@@ -24,6 +24,7 @@ def watertight(item, resolution: int = 256, holes: str = "close", remesh: str = 
     V, F = mesh.read(item.source)
     V, center, scale = mesh.normalise(V)
     V, F, facts = close(V, F, resolution, holes, remesh)
+    item.link_original()
     with item.writing("_normalized.obj") as path:
         mesh.write(path, V, F)
     return {"center": [float(c) for c in center], "scale": float(scale), **facts}

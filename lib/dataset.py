@@ -1,0 +1,344 @@
+"""Names and places of every file: items and their slugs, atomic writing, facts, claims, splits."""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from lib import mesh
+
+BOX = 1.05  # half the side of the grid's box; meshes span [-1, 1]
+PARTIAL = ".partial-"  # how the name of a file begins until its content is whole
+COLUMNS = (
+    "item",
+    "source",
+    "sha256",
+    "size",
+    "mtime_ns",
+)  # of items.csv; the last two spare us hashing what did not change
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One mesh at one resolution: small, picklable, and all that a stage needs to find its files."""
+
+    name: str  # slug, also the name of its folder
+    source: str  # path of the original mesh
+    sha256: str  # of the original
+    dataset: str  # root of the tree
+    resolution: int
+    written: dict = field(
+        default_factory=dict, compare=False, repr=False
+    )  # suffix -> size and sha256, filled by writing()
+
+    @property
+    def stem(self) -> str:
+        return f"{self.resolution}_{self.name}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.dataset}/{self.name}/{self.stem}"
+
+    def path(self, suffix: str) -> Path:
+        """Where the file with this suffix lies, as in item.path("_normalized.obj")."""
+        return Path(self.folder, self.stem + suffix)
+
+    @contextmanager
+    def writing(self, suffix: str) -> Iterator[Path]:
+        """A path to write to; the file appears under its own name when the block ends well, whole or not at all."""
+        with writing(self.path(suffix)) as beside:
+            yield beside
+            self.written[suffix] = {"size": beside.stat().st_size, "sha256": sha256(beside)}
+
+    def link_original(self) -> None:
+        """Put the original beside its results: a link, or a copy where links are not allowed."""
+        target = Path(self.folder).parent / (self.name + Path(self.source).suffix.lower())
+        if target.exists() and target.samefile(self.source):
+            return
+        with writing(target) as beside:
+            try:
+                beside.symlink_to(Path(self.source).absolute())
+            except OSError:  # Windows without developer mode, some mounted disks
+                beside.write_bytes(Path(self.source).read_bytes())
+
+
+def slug(path: str) -> str:
+    """A safe name for a mesh, from its path below the meshes' folder: unique, at most 60 characters, never to change.
+
+    The hash is of the whole path, so meshes added later cannot take or change a name, and no two names differ by case
+    or by accents alone.
+    """
+    plain = unicodedata.normalize("NFKD", PurePosixPath(path).stem).encode("ascii", "ignore").decode().lower()
+    stem = re.sub("[^a-z0-9]+", "_", plain)[:51].strip("_") or "mesh"
+    return f"{stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+
+def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
+    """The meshes below a folder as items, in the order of their paths; what is new is entered into items.csv."""
+    meshes, dataset = Path(meshes).absolute(), Path(dataset).absolute()
+    if not meshes.is_dir():
+        raise ValueError(
+            f"meshes = {str(meshes)!r} is not a folder. Give the folder that holds the meshes (searched recursively)."
+        )
+    found = list(list_meshes(meshes, besides=dataset))[: limit or None]
+    if not found:
+        raise ValueError(f"no mesh below {meshes}. Formats that are read: {' '.join(sorted(mesh.SUFFIXES))}")
+    known = read_items(dataset)
+    with ThreadPoolExecutor() as threads:  # hashlib lets go of the GIL
+        rows = list(threads.map(lambda path: item_row(meshes, path, known), found))
+    changed = [row for row in rows if known.get(row["item"]) != row]
+    if changed:
+        enter_items(dataset, changed)
+    return [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in rows]
+
+
+def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
+    """The items that 01 entered into items.csv."""
+    dataset = Path(dataset).absolute()
+    rows = read_items(dataset)
+    if not rows:
+        raise ValueError(f"{dataset}/items.csv has no item. Run 01_watertight on this dataset first.")
+    chosen = list(rows.values())[: limit or None]
+    return [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in chosen]
+
+
+def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
+    """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
+    besides, suffixes = os.path.realpath(besides), tuple(mesh.SUFFIXES)
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
+        read = [f for f in sorted(files) if f[0] != "." and f.lower().endswith(suffixes)]
+        yield from (f"{where}/{f}" for f in read)
+
+
+def item_row(meshes: Path, path: str, known: dict) -> dict:
+    """A mesh's row of items.csv; its bytes are hashed only if size or time of the file changed since last time."""
+    name = slug(os.path.relpath(path, meshes).replace(os.sep, "/"))
+    row = {"item": name, "source": path, "sha256": "", "size": "", "mtime_ns": ""}
+    try:
+        status = os.stat(path)
+    except OSError:
+        return row
+    row |= {"size": str(status.st_size), "mtime_ns": str(status.st_mtime_ns)}
+    before = known.get(name)
+    if before and (before["size"], before["mtime_ns"]) == (row["size"], row["mtime_ns"]) and before["sha256"]:
+        row["sha256"] = before["sha256"]
+    elif stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
+        row["sha256"] = sha256(path)
+    return row  # without a sha256: no ordinary, readable file; the stage that opens it will say so
+
+
+def read_items(dataset: str | Path) -> dict[str, dict]:
+    """The rows of items.csv by item; everything stays text, so that 00123 stays 00123."""
+    path = Path(dataset, "items.csv")
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row["item"]: row for row in csv.DictReader(file)}
+
+
+def enter_items(dataset: Path, rows: list[dict]) -> None:
+    """Add rows to items.csv, or replace them, under a lock: two runs may do so at once."""
+    dataset.mkdir(parents=True, exist_ok=True)
+    with Claims(dataset) as claims:
+        claims.take("items.csv", wait=True)
+        merged = read_items(dataset) | {row["item"]: row for row in rows}
+        with (
+            writing(dataset / "items.csv") as beside,
+            beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            table = csv.DictWriter(file, COLUMNS)
+            table.writeheader()
+            table.writerows(sorted(merged.values(), key=lambda row: row["source"]))
+
+
+def duplicates(items: list[Item]) -> dict[str, str]:
+    """Items whose original has the same bytes as another's: name -> name of the one that stands for both."""
+    first: dict[str, str] = {}
+    twins = {}
+    done_first = sorted(items, key=lambda item: (not os.path.isdir(item.folder), item.name))
+    for item in done_first:  # who was done before stays
+        if item.sha256 and first.setdefault(item.sha256, item.name) != item.name:
+            twins[item.name] = first[item.sha256]
+    return twins
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
+
+
+def splits(names: list[str], dataset: str | Path) -> dict[str, str]:
+    """train, val or test for each name: by its hash, unless <dataset>/split.json says otherwise."""
+    path = Path(dataset, "split.json")
+    chosen = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if unknown := set(chosen) - {"train", "val", "test"}:
+        raise ValueError(
+            f'{path}: unknown split {sorted(unknown)}; wanted {{"train": [names], "val": [names], "test": [names]}}'
+        )
+    override = {name: part for part, names in chosen.items() for name in names}
+    return {name: override.get(name) or split(name) for name in names}
+
+
+def split(name: str) -> str:
+    """80/10/10 by a hash of the name, so that nobody changes sides as the set grows."""
+    part = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+    return "train" if part < 0.8 else "val" if part < 0.9 else "test"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(target: str | Path) -> Iterator[Path]:
+    """A path beside the target to write to; it takes the target's name when the block ends well, else it is removed."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{PARTIAL}{os.getpid()}-{target.name}")
+    try:
+        yield beside
+        replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    with writing(target) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def replace(source: Path, target: Path, tries: int = 8) -> None:
+    """os.replace, tried for some seconds where Windows refuses because a reader or a scanner has the file open."""
+    for attempt in range(tries):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if attempt == tries - 1:
+                raise
+            time.sleep(0.03 * 2**attempt)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what writers that were killed left behind. Only for who holds the claim on the folder."""
+    for leftover in Path(folder).glob(PARTIAL + "*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- facts ------------------------------------------------------------------------------------------------------------
+
+
+def read_facts(item: Item) -> dict:
+    """What every stage noted about an item: {stage: record}. A missing or damaged file is no facts."""
+    try:
+        with open(f"{item.folder}/{item.stem}_facts.json", encoding="utf-8") as file:
+            facts = json.load(file)
+            return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def write_facts(item: Item, facts: dict) -> None:
+    write_text(item.path("_facts.json"), json.dumps(facts, indent=1))
+
+
+def whole(item: Item, outputs: dict) -> bool:
+    """Are all these files there, in their full size? (A flipped bit is found by `verify`, not by every run.)"""
+    stem = f"{item.folder}/{item.stem}"
+    try:
+        return all(os.stat(stem + suffix).st_size == output["size"] for suffix, output in outputs.items())
+    except OSError:
+        return False
+
+
+def find_inputs(item: Item, facts: dict, suffixes: tuple[str, ...]) -> dict | None:
+    """The sha256 of each file a stage reads, None if one is missing. "source" is the original mesh."""
+    made = {suffix: output for record in facts.values() for suffix, output in record["outputs"].items()}
+    wanted = {suffix: made.get(suffix) for suffix in suffixes if suffix != "source"}
+    if None in wanted.values() or not whole(item, wanted):
+        return None
+    hashes = {suffix: output["sha256"] for suffix, output in wanted.items()}
+    return ({"source": item.sha256} if "source" in suffixes else {}) | hashes
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+class Claims:
+    """Who works on what in a folder: one byte of <folder>/.claims a key, locked by the operating system.
+
+    A lock dies with its process, so there is nothing stale to clean up after a kill -9, and no lock file an item.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.file = open(Path(folder, ".claims"), "ab", buffering=0)  # noqa: SIM115 (open for as long as a claim is held)
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def take(self, key: str, wait: bool = False) -> bool:
+        """Claim a key for this process; False if another one has it, or wait until it is free."""
+        while not self._lock(key):
+            if not wait:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def drop(self, key: str) -> None:
+        _unlock(self.file.fileno(), _offset(key))
+
+    def _lock(self, key: str) -> bool:
+        try:
+            _lock(self.file.fileno(), _offset(key))
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                return False
+            warnings.warn(
+                f"{self.file.name}: this disk knows no locks ({error}); two runs at once may do the same work twice",
+                stacklevel=3,
+            )
+        return True
+
+
+def _offset(key: str) -> int:
+    return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)  # 60 bits: files know offsets of 63
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: int, offset: int) -> None:
+        os.lseek(file, offset, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: int, offset: int) -> None:
+        os.lseek(file, offset, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: int, offset: int) -> None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+
+    def _unlock(file: int, offset: int) -> None:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, offset)

@@ -1,0 +1,334 @@
+"""Map one function over items: each in a guarded process, what is done is kept, one bad item hurts no other.
+
+The mapping is joblib's. Its threads do no work of their own: each looks after one worker process (lib/worker.py), and
+one watchdog looks after them all. So a fault costs its own item and nothing else, be it a hang or a crash in native
+code, where joblib's own process pools lose every item in flight.
+"""
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import joblib
+import pandas
+
+from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
+from lib.worker import Worker, current, perform, resolve
+
+COLUMNS = (
+    "item",
+    "status",
+    "reason",
+    "seconds",
+    "peak_gib",
+    "source",
+    "command",
+)  # of every ledger; a stage's facts follow
+GRACE = 5.0  # seconds that items in flight get to finish when the run is stopped
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done to every item; goes to the workers and into the run's folder as JSON."""
+
+    stage: str
+    function: str  # "lib.watertight:watertight"
+    parameters: dict
+    inputs: list
+    version: int
+    dataset: str
+    resolution: int
+    run: str
+    timeout: float
+    memory: float
+
+
+def map(
+    function: Callable,  # f(item, **parameters) -> dict of facts, at the top of a module
+    items: list[Item],
+    stage: str,  # the notebook's name, as in "01_watertight"
+    run: str | Path,  # folder for the ledger and the workers' logs
+    parameters: dict | None = None,  # what the function gets; an item done with others is done again
+    *,
+    inputs: tuple[str, ...] = ("source",),  # suffixes of the files it reads; "source" is the original mesh
+    jobs: int = -1,  # items at a time, -1 = one a core
+    timeout: float = 0,  # seconds an item may take, 0 = any
+    memory: float = 0,  # GiB an item may take, 0 = any
+) -> pandas.DataFrame:
+    """Do every item that is not done yet. Returns the ledger, a row an item, which is also <run>/<stage>.csv.
+
+    Raise VERSION in the function's module when the same parameters come to give other files: all is done again then.
+    """
+    if not items:
+        raise ValueError(f"{stage}: no items to work on")
+    job = Job(
+        stage=stage,
+        function=name_of(function),
+        parameters=json.loads(json.dumps(parameters or {})),  # as the facts will have them: a tuple is a list
+        inputs=list(inputs),
+        version=getattr(sys.modules[function.__module__], "VERSION", 1),
+        dataset=str(Path(items[0].dataset).absolute()),
+        resolution=items[0].resolution,
+        run=str(Path(run).absolute()),
+        timeout=timeout,
+        memory=memory,
+    )
+    Path(job.dataset).mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(job, items)
+    todo = plan(job, items, ledger)
+    with Stop() as stop, Guards(job, stop, min(joblib.effective_n_jobs(jobs), len(todo) or 1)) as guards:
+        while todo and not stop.reason:
+            busy = []
+            for item, reply in guards.map(todo):
+                if reply["status"] == "busy":
+                    busy.append(item)
+                elif reply["status"] == "full":
+                    stop.because(f"nothing can be written to {job.dataset} ({reply['reason']})")
+                elif reply["status"] != "not run":
+                    ledger.enter(item, reply)
+                    ledger.progress()
+            if todo := busy:
+                say(f"{stage}: {len(busy)} items are being done by another run; waiting for it")
+                time.sleep(1)
+    ledger.write()
+    say(f"{stage}: {ledger.tally()} in {clock(time.monotonic() - ledger.started)}, see {ledger.path}")
+    if stop.reason:
+        error = KeyboardInterrupt if stop.signal else OSError
+        raise error(f"{stage} stopped: {stop.reason}. What is done is kept: the same command goes on from here.")
+    return ledger.table()
+
+
+def name_of(function: Callable) -> str:
+    """The name by which a worker imports the function."""
+    name = f"{function.__module__}:{function.__qualname__}"
+    if function.__module__ == "__main__" or "<" in name or resolve(name) is not function:
+        raise ValueError(f"{name} cannot be imported by another process. Define it at the top of a module.")
+    return name
+
+
+def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
+    """Enter what is done already into the ledger, leave out what has nothing to work on, return the rest."""
+    twins = duplicates(items) if "source" in job.inputs else {}
+    todo, waiting, wanted = [], 0, asdict(job)
+    for item in items:
+        facts = read_facts(item)
+        if item.name in twins:
+            ledger.enter(item, {"status": "quarantined", "reason": f"duplicate: the same bytes as {twins[item.name]}"})
+        elif current(wanted, item, facts):
+            ledger.enter(item, {"status": "kept", "record": facts[job.stage]})
+        elif find_inputs(item, facts, job.inputs) is None:
+            waiting += 1
+        else:
+            todo.append(item)
+    if waiting:
+        say(f"{job.stage}: {waiting} items are left out, they lack {' or '.join(job.inputs)} from an earlier notebook")
+    say(f"{job.stage}: {len(items)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
+    return todo
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """A row an item, in the order of the items; on disk once a minute and at the end."""
+
+    def __init__(self, job: Job, items: list[Item]):
+        self.job, self.names, self.rows = job, [item.name for item in items], {}
+        self.counts = {"done": 0, "kept": 0, "quarantined": 0}
+        self.path = Path(job.run, f"{job.stage}.csv")
+        self.started = self.told = self.wrote = time.monotonic()
+        self.worked = 0
+        write_text(self.path.with_suffix(".json"), json.dumps(asdict(job), indent=1))
+        python = short(sys.executable)  # a .venv below the repo, else whatever is active
+        python = "python" if Path(python).is_absolute() else python
+        self.repeat = shlex.join([python, "-m", "lib.pool", short(str(self.path.with_suffix(".json")))])
+
+    def enter(self, item: Item, reply: dict) -> None:
+        record = reply.get("record", reply)
+        self.rows[item.name] = {
+            "item": item.name,
+            "status": reply["status"],
+            "reason": short(reply.get("reason", "")),
+            "seconds": record.get("seconds", 0.0),
+            "peak_gib": record.get("peak_gib", 0.0),
+            "source": item.source,
+            "command": f"{self.repeat} {item.name}",
+            **record.get("facts", {}),
+        }
+        self.counts[reply["status"]] += 1
+
+    def progress(self) -> None:
+        """A line now and then, a hundred or so a run, and the rows so far once a minute."""
+        now, total = time.monotonic(), len(self.names)
+        self.worked += 1
+        if now - self.told > (600 if self.worked % max(total // 100, 1) else 5):
+            rate = self.worked / (now - self.started)
+            left = (total - len(self.rows)) / rate
+            say(f"{self.job.stage}: {len(self.rows)}/{total}  {self.tally()}  {rate:.2f}/s  {clock(left)} left")
+            self.told = now
+        if now - self.wrote > 60:
+            self.write()
+
+    def tally(self) -> str:
+        return "  ".join(f"{count} {status}" for status, count in self.counts.items() if count)
+
+    def table(self) -> pandas.DataFrame:
+        rows = [self.rows[name] for name in self.names if name in self.rows]
+        return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(COLUMNS))
+
+    def write(self) -> None:
+        with writing(self.path) as beside:
+            self.table().to_csv(beside, index=False)
+        self.wrote = time.monotonic()
+
+
+def short(text: str) -> str:
+    """Paths below the folder we are in, from there on: a log is to be shared."""
+    return text.replace(os.getcwd() + os.sep, "")  # noqa: PTH109
+
+
+def clock(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
+
+
+def read_ledger(path: str | Path) -> pandas.DataFrame:
+    """A ledger from its file; names stay text, also one like 00123."""
+    text = [name for name in COLUMNS if name not in ("seconds", "peak_gib")]
+    table = pandas.read_csv(path, dtype=dict.fromkeys(text, str))
+    return table.fillna(dict.fromkeys(text, ""))
+
+
+# -- guards -----------------------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Ctrl-C and SIGTERM as a flag: the run ends between items, not in the middle of its own bookkeeping."""
+
+    def __init__(self):
+        self.reason, self.signal, self.deadline = "", 0, float("inf")
+
+    def because(self, reason: str) -> None:
+        if not self.reason:
+            self.reason, self.deadline = reason, time.monotonic() + GRACE
+            say(f"stopping: {reason}")
+
+    def hear(self, number: int, _frame) -> None:
+        self.signal = number
+        if self.reason:  # asked twice: no more grace
+            self.deadline = 0.0
+        self.because(signal.Signals(number).name)
+
+    def __enter__(self) -> "Stop":
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self.before = {number: signal.signal(number, self.hear) for number in signals}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Guards:
+    """Threads that look after one worker each, and the watchdog that ends what takes too long or too much."""
+
+    def __init__(self, job: Job, stop: Stop, count: int):
+        self.job, self.stop, self.count = job, stop, count
+        self.mine = threading.local()  # a worker dies with the thread that started it, so each thread has its own
+        self.numbers = itertools.count(1)
+        self.workers: list[Worker] = []
+        self.ended = threading.Event()
+        self.watchdog = threading.Thread(target=self.watch, daemon=True)
+        self.parallel = joblib.Parallel(count, backend="threading", return_as="generator_unordered", batch_size=1)
+        for log in self.logs():
+            log.unlink()
+
+    def logs(self) -> list[Path]:
+        return list(Path(self.job.run).glob(f"{self.job.stage}_worker_*.log"))
+
+    def __enter__(self) -> "Guards":
+        self.watchdog.start()
+        self.parallel.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.ended.set()
+        self.watchdog.join()
+        for worker in self.workers:
+            worker.end()
+        self.parallel.__exit__(*exception)
+        for log in self.logs():
+            if not log.stat().st_size:
+                log.unlink()
+
+    def map(self, items: list[Item]) -> Iterator[tuple[Item, dict]]:
+        return self.parallel(joblib.delayed(self.do)(item) for item in items if not self.stop.reason)
+
+    def do(self, item: Item) -> tuple[Item, dict]:
+        """One item; once more in a new process if the first one died: what killed it may have come from outside."""
+        for _ in range(2):
+            if self.stop.reason:
+                return item, {"status": "not run"}
+            reply = self.worker().ask(asdict(item), self.job.timeout, self.job.memory)
+            if reply["status"] != "died":
+                return item, reply
+        return item, reply | {"status": "quarantined", "reason": f"{reply['reason']}, twice"}
+
+    def worker(self) -> Worker:
+        """This thread's worker, a new one if it has none or the old one is spent."""
+        if not hasattr(self.mine, "log"):
+            self.mine.log = Path(self.job.run, f"{self.job.stage}_worker_{next(self.numbers)}.log")
+        worker = getattr(self.mine, "worker", None)
+        if worker and worker.usable():
+            return worker
+        if worker:
+            worker.end()
+            self.workers.remove(worker)
+        self.mine.worker = Worker(self.mine.log, threads=max(joblib.cpu_count() // self.count, 1))
+        self.workers.append(self.mine.worker)
+        self.mine.worker.start(asdict(self.job))
+        return self.mine.worker
+
+    def watch(self) -> None:
+        while not self.ended.wait(0.05):
+            for worker in list(self.workers):
+                worker.check(self.stop.deadline)
+
+
+# -- one item again ---------------------------------------------------------------------------------------------------
+
+
+def repeat(job_file: str, name: str) -> None:
+    """Do one item of an earlier run in this process, whatever is done: the traceback is yours, and so is a debugger."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    rows = read_items(job["dataset"])
+    if name not in rows:
+        raise SystemExit(f"{name} is not in {job['dataset']}/items.csv")
+    item = Item(name, rows[name]["source"], rows[name]["sha256"], job["dataset"], job["resolution"])
+    with Claims(job["dataset"]) as claims:
+        claims.take(item.stem, wait=True)
+        record = perform(resolve(job["function"]), job, item, read_facts(item))
+    say(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m lib.pool <run>/<stage>.json <item>")
+    repeat(*sys.argv[1:])

@@ -1,0 +1,67 @@
+"""The smoke experiment as a person runs it: once, again, with a bad mesh among the good, and killed twenty times."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from test_pool import files
+
+from lib import pool, shapes
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = [name for name in yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) if name[0].isdigit()]
+
+
+def command(folder: Path, *options: str, tree: str = "tree") -> list[str]:
+    places = {"meshes": folder / "meshes", "dataset": folder / tree, "run": folder / f"run_{tree}"}
+    given = [f"-p{name}={path}" for name, path in places.items()]
+    return [sys.executable, "-m", "lib.batch", "params/smoke.yaml", *given, *options]
+
+
+def test_it_runs_from_meshes_to_a_page_and_again_and_says_what_was_bad(tmp_path):
+    shapes.make(tmp_path / "meshes", 3)
+    first = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    run = tmp_path / "run_tree"
+    assert first.stdout.splitlines()[-1] == (run / "index.html").as_uri()
+    for name in SECTIONS:
+        log = nbformat.read(run / f"{name}.ipynb", 4)
+        assert log.metadata.papermill["status"] == "completed"
+        assert "widgets" not in log.metadata
+        assert (run / f"{name}.ipynb").stat().st_size < 2_000_000
+        assert any("image/png" in output.get("data", {}) for cell in log.cells for output in cell.get("outputs", []))
+    assert set(pool.read_ledger(run / "01_watertight.csv").status) == {"done"}
+
+    (tmp_path / "meshes" / "broken.stl").write_text("solid no more")
+    second = subprocess.run(command(tmp_path, "-plimit=0"), cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 3, second.stdout + second.stderr
+    ledger = pool.read_ledger(run / "01_watertight.csv")
+    assert sorted(ledger.status) == ["kept", "kept", "kept", "quarantined"]
+    assert "broken.stl" in (run / "index.html").read_text() or "broken_" in (run / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_its_tree_is_that_of_an_undisturbed_run(tmp_path):
+    shapes.make(tmp_path / "meshes", 24)
+    options = ("-plimit=0", "-presolution=64")
+    start = time.monotonic()
+    subprocess.run(command(tmp_path, *options, tree="undisturbed"), cwd=ROOT, check=True, capture_output=True)
+    whole = time.monotonic() - start
+    moment = random.Random(0)
+    for kill in range(20):
+        process = subprocess.Popen(command(tmp_path, *options), cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(whole * moment.random())
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        done = sorted((tmp_path / "tree").glob("*/*/*_normalized.obj"))
+        for path in random.Random(kill).sample(done, len(done) // 2):  # else the last kills find nothing to disturb
+            path.unlink()
+    subprocess.run(command(tmp_path, *options), cwd=ROOT, check=True, capture_output=True)
+    assert files(tmp_path / "tree") == files(tmp_path / "undisturbed")
