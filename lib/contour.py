@@ -221,7 +221,7 @@ def split(V, quads, reference, feature):
     N = np.cross(V[both[..., 1]] - V[both[..., 0]], V[both[..., 2]] - V[both[..., 0]])  # (2, n, 2, 3)
     size = np.linalg.norm(N, axis=-1)
     thin = size < 1e-3 * size.max((0, 2))[:, None]  # a face without area has no direction
-    worst = np.where(thin, 0.2, (N * reference[:, None]).sum(-1) / np.maximum(size, 1e-300)).min(-1)  # (2, n)
+    worst = np.where(thin, 0.0, (N * reference[:, None]).sum(-1) / np.maximum(size, 1e-300)).min(-1)  # (2, n)
     along, across = feature[a] & feature[c], feature[b] & feature[d]
     prefer = np.where(along == across, 0, np.where(along, 1, -1)) * (np.where(along, worst[0], worst[1]) > 0.2)
     second = np.where(prefer == 0, worst[1] > worst[0] + 1e-6, prefer < 0)  # no last bit decides
@@ -240,21 +240,23 @@ def move(V, wanted, may, quads, h):
     again = np.zeros(len(V), bool)
     again[order[1:]] = (place[order[1:]] == place[order[:-1]]).all(1)
     may = may & ~again
-    reference = quad_normals(V, quads)
+    quads = quads[may[quads].any(1)]
     for _ in range(8):
         new = np.where(may[:, None], wanted, V)
-        _, worst = split(new, quads, reference, may)
+        _, worst = split(new, quads, quad_normals(V, quads), may)
         blame = np.zeros(len(V), bool)
         blame[quads[worst < 0.1]] = True
-        if not (blame & may).any():
+        blame &= may
+        if not blame.any():
             return new, may
         may &= ~blame
+        quads = quads[blame[quads].any(1)]  # only these have changed
     return V, np.zeros_like(may)
 
 
 def intersections(V: np.ndarray, F: np.ndarray) -> np.ndarray:
     """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour."""
-    surface = field.prepare(V, F)
+    surface = field.prepare(V, F, rays_only=True)
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     once = a < b
     a, b = a[once], b[once]

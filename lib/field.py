@@ -71,14 +71,15 @@ class Surface(NamedTuple):
 
     V: np.ndarray
     F: np.ndarray
-    tree: igl.AABB  # closest points, in double precision
+    tree: igl.AABB | None  # closest points, in double precision
     scene: EmbreeScene  # rays, in single precision and five times as fast
 
 
-def prepare(V: np.ndarray, F: np.ndarray) -> Surface:
+def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False) -> Surface:
     V, F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
-    tree, scene = igl.AABB(), EmbreeScene()
-    tree.init(V, F)
+    tree, scene = None if rays_only else igl.AABB(), EmbreeScene()
+    if tree:
+        tree.init(V, F)
     TriangleMesh(scene, V.astype(np.float32), F.astype(np.int32))
     return Surface(V, F, tree, scene)
 

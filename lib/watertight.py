@@ -16,7 +16,7 @@ NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")]  #
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 HOLES, REMESH = ("close", "wall"), ("auto", "always")
 TILT = np.radians(35)  # of the rays that look for a body behind an edge: an edge of 60 degrees is no thin part
-FAR = 2.2  # reach of the band in cells: eps (0.95 cell) and one edge
+FAR = 2.0  # reach of the band in cells: a wall (eps, 0.95 cell) and one edge
 
 
 def watertight(item, resolution: int = 256, holes: str = "close", remesh: str = "auto") -> dict:

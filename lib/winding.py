@@ -41,7 +41,7 @@ def turn_outward(V: np.ndarray, F: np.ndarray) -> np.ndarray:
     patch, sign = patches(F)
     F = np.where((sign < 0)[:, None], F[:, ::-1], F)
     P, N, face = sample(V, F, SAMPLES)
-    surface, rng = field.prepare(V, F), np.random.default_rng(0)
+    surface, rng = field.prepare(V, F, rays_only=True), np.random.default_rng(0)
     votes = np.zeros(len(P))
     for _ in range(16):
         D = rng.normal(size=P.shape)
