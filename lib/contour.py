@@ -254,9 +254,9 @@ def move(V, wanted, may, quads, h):
     return V, np.zeros_like(may)
 
 
-def intersections(V: np.ndarray, F: np.ndarray) -> np.ndarray:
+def intersections(surface: field.Surface) -> np.ndarray:
     """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour."""
-    surface = field.prepare(V, F, rays_only=True)
+    V, F = surface.V, surface.F
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     once = a < b
     a, b = a[once], b[once]

@@ -45,9 +45,13 @@ def close(
     V, F = merge(V, F)
     facts = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}
     if remesh == "auto" and facts["watertight_in"] and is_solid(V, F):
+        facts |= {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0, "hollow": False}
         watch("prepare")
-        facts |= judge(field.prepare(V, F), V, F, resolution) | {"remeshed": False}
-        return V, F, facts | watch.seconds
+        return (
+            V,
+            F,
+            facts | {"on_source": 1.0, "missed": 0.0} | judge(field.prepare(V, F), V, F, resolution) | watch.seconds,
+        )
 
     shift = SHIFT * h
     source = V + shift
@@ -61,6 +65,7 @@ def close(
     offset = walls(grid, outside, flooded, eps)
     near = outside & (grid.band.distance < h)
     facts |= {
+        "remeshed": True,
         "two_sided": float((offset[near] > 0.99 * eps).mean()),
         "thin": float((offset[near] > 0).mean()),
         "caps": 0,
@@ -81,12 +86,14 @@ def close(
     keys, values, facts["turned"] = contour.repair(grid.band.keys, values)
     watch("repair")
     wall = field.find(grid.band.keys[wall], keys) >= 0
-    V, F, moved = contour.dual(surface, keys, values, wall, resolution)
+    V, F_out, moved = contour.dual(surface, keys, values, wall, resolution)
     watch("extract")
-    facts |= judge(surface, V, F, resolution) | {"on_source": float(moved.mean()), "remeshed": True}
+    P, N, _ = winding.sample(source, F, winding.SAMPLES)
+    seen = np.logical_or(*(sees_outside(grid, outside, flooded, P + side * 0.1 * h * N) for side in (1, -1)))
+    facts |= {"on_source": float(moved.mean()), "missed": 0.0} | judge(surface, V, F_out, resolution, P[seen])
     facts["hollow"] = bool(facts["volume"] < 1.1 * facts["area"] * eps)  # all walls
     watch("measure")
-    return V - shift, F, facts | watch.seconds
+    return V - shift, F_out, facts | watch.seconds
 
 
 class Grid(NamedTuple):
@@ -368,17 +375,20 @@ def is_solid(V: np.ndarray, F: np.ndarray) -> bool:
     simple = (np.abs(winding.number_at(V, F, P + step * N)) < 0.1) & (
         np.abs(winding.number_at(V, F, P - step * N) - 1) < 0.1
     )
-    return bool(simple.all()) and not contour.intersections(V, F).any()
+    return bool(simple.all()) and not contour.intersections(field.prepare(V, F, rays_only=True)).any()
 
 
-def judge(surface, V: np.ndarray, F: np.ndarray, resolution: int) -> dict:
-    """What came out: counts, and how far it lies from the source, in cells."""
-    facts = topology(V, F)
-    distance = field.closest(surface, winding.sample(V, F, 1 << 15)[0])[0] / field.spacing(resolution)
-    facts = {f"{k}_out" if k in ("faces", "parts", "watertight") else k: v for k, v in facts.items()}
-    facts |= {"area": float(np.linalg.norm(np.cross(*(V[F[:, k]] - V[F[:, 0]] for k in (1, 2))), axis=1).sum() / 2)}
-    facts |= {"distance_mean": float(distance.mean()), "distance_max": float(distance.max())}
-    return facts | {"self_intersections": float(contour.intersections(V, F).mean())}
+def judge(source, V: np.ndarray, F: np.ndarray, resolution: int, seen=None) -> dict:
+    """What came out: counts, and how far it lies from the source, in cells; whether points seen on it were missed."""
+    h, surface = field.spacing(resolution), field.prepare(V, F)
+    facts = {f"{k}_out" if k in ("faces", "parts", "watertight") else k: v for k, v in topology(V, F).items()}
+    facts["area"] = float(np.linalg.norm(np.cross(*(V[F[:, k]] - V[F[:, 0]] for k in (1, 2))), axis=1).sum() / 2)
+    facts["self_intersections"] = float(contour.intersections(surface).mean())
+    back = field.closest(source, winding.sample(V, F, 1 << 15)[0])[0] / h
+    facts |= {"distance_mean": float(back.mean()), "distance_max": float(back.max())}
+    if seen is not None and len(seen):
+        facts["missed"] = float((field.closest(surface, seen)[0] > 2 * h).mean())  # slots too narrow for the grid
+    return facts
 
 
 class Watch:

@@ -98,8 +98,8 @@ def test_intersections_finds_faces_that_are_gone_through():
     apart = trimesh.creation.box().apply_translation([3, 0, 0])
     for other, expected in ((two, True), (apart, False)):
         m = trimesh.util.concatenate([one, other])
-        assert contour.intersections(m.vertices, m.faces).any() == expected
-    assert not contour.intersections(*ball(4)).any()
+        assert contour.intersections(field.prepare(m.vertices, m.faces)).any() == expected
+    assert not contour.intersections(field.prepare(*ball(4))).any()
 
 
 def test_move_keeps_vertices_apart_and_faces_the_right_way_up():

@@ -9,7 +9,7 @@ from lib import field, watertight, winding
 def close(m, resolution=64, remesh="always", **parameters):
     V, F, facts = watertight.close(np.asarray(m.vertices), np.asarray(m.faces), resolution, remesh=remesh, **parameters)
     assert_manifold(V, F)
-    assert facts["watertight_out"] and facts["volume"] > 0
+    assert facts["watertight_out"] and facts["volume"] > 0 and facts["missed"] < 0.02
     assert all(part.volume > 0 for part in parts(V, F))  # no inner shell
     return V, F, facts
 
