@@ -227,7 +227,8 @@ def fill(grid, outside, flooded, V, pieces) -> tuple[Grid, np.ndarray, np.ndarra
         low, high = V[F].min((0, 1)), V[F].max((0, 1))
         at = np.flatnonzero(((low < P) & (high > P)).all(1))
         known = field.find(keys, band.keys[at])
-        here = number[known]
+        here = np.zeros(len(at))
+        here[known >= 0] = number[known[known >= 0]]
         here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
         level[at] = np.maximum(level[at], here)
     keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))

@@ -101,7 +101,8 @@ def band(V: np.ndarray, F: np.ndarray, resolution: int) -> tuple[np.ndarray, np.
     From a coarse grid to the corners: blocks are halved where the number crosses 1/2 between neighbours.
     """
     h = field.spacing(resolution)
-    step = 1 << max(0, int(np.log2(np.ptp(V[F], axis=(0, 1)).max() / h / 48)))
+    size = np.ptp(V[F], axis=(0, 1)) / h
+    step = 1 << max(0, int(np.log2(max(size.min() / 8, size.max() / 64, 1))))  # fine enough for flat pieces
     low = np.floor((V[F].min((0, 1)) + field.BOX) / h / step).astype(np.int64) - 1
     high = np.ceil((V[F].max((0, 1)) + field.BOX) / h / step).astype(np.int64) + 1
     blocks = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3) * step

@@ -78,3 +78,11 @@ def test_samples_are_spread_by_area():
     assert (P[face == 0, 2] == 0).all() and (P[face == 1, 2] == 5).all()
     assert np.allclose(P[face == 0].mean(0), [1, 1 / 3, 0], atol=0.05)
     assert np.allclose(N, [0, 0, 1])
+
+
+def test_band_finds_a_flat_solid():
+    m = trimesh.creation.box(extents=[1.8, 1.8, 0.1])
+    _, number = winding.band(np.asarray(m.vertices), np.asarray(m.faces)[1:], 128)
+    assert (number > 0.5).sum() > 1000
+    tiny = trimesh.creation.box(extents=[1.8, 0.005, 0.005])
+    winding.band(np.asarray(tiny.vertices), np.asarray(tiny.faces), 64)  # between the corners: none are inside
