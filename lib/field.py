@@ -71,14 +71,15 @@ class Surface(NamedTuple):
 
     V: np.ndarray
     F: np.ndarray
-    tree: igl.AABB  # closest points, in double precision
+    tree: igl.AABB | None  # closest points, in double precision
     scene: EmbreeScene  # rays, in single precision and five times as fast
 
 
-def prepare(V: np.ndarray, F: np.ndarray) -> Surface:
+def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False) -> Surface:
     V, F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
-    tree, scene = igl.AABB(), EmbreeScene()
-    tree.init(V, F)
+    tree, scene = None if rays_only else igl.AABB(), EmbreeScene()
+    if tree:
+        tree.init(V, F)
     TriangleMesh(scene, V.astype(np.float32), F.astype(np.int32))
     return Surface(V, F, tree, scene)
 
@@ -93,6 +94,16 @@ def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         )
         distance[part] = np.sqrt(squared)
     return distance, face, point
+
+
+def nearest(V: np.ndarray, elements: np.ndarray, P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (n,) and place (n, 3) of the segment (m, 2) or point (m, 1) of V closest to each P (n, 3)."""
+    if not len(elements) or not len(P):
+        return np.full(len(P), np.inf), np.full((len(P), 3), np.inf)
+    tree = igl.AABB()
+    tree.init(V, elements)
+    squared, _, point = tree.squared_distance(V, elements, np.ascontiguousarray(P))
+    return np.sqrt(squared), point
 
 
 def hits(surface: Surface, O: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,27 +157,27 @@ def band(surface: Surface, resolution: int, reach: float) -> Band:
 
 
 class Outside(NamedTuple):
-    """The free corners as runs along z: key of the first and last corner, and whether one can walk there from afar."""
+    """Who can be reached from afar: every corner but those in some runs along z, which are blocked or enclosed."""
 
-    first: np.ndarray
+    first: np.ndarray  # key of each run's first corner, sorted
     last: np.ndarray
-    outside: np.ndarray
 
     def __call__(self, keys: np.ndarray) -> np.ndarray:
-        """Whether each corner is free and outside; blocked corners are not."""
-        run = np.clip(np.searchsorted(self.first, keys, side="right") - 1, 0, None)
-        return self.outside[run] & (keys >= self.first[run]) & (keys <= self.last[run])
+        if not len(self.first):
+            return np.ones(keys.shape, bool)
+        run = np.searchsorted(self.first, keys, side="right") - 1
+        return (run < 0) | (keys > self.last[run])
 
 
-def flood(blocked: np.ndarray, margin: int = 4) -> Outside:
-    """Flood fill over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
-
-    Starts from the margin around them; what lies beyond is not known.
+def flood(blocked: np.ndarray) -> Outside:
+    """Flood fill from afar over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
 
     Runs of neighbouring columns that overlap are joined, so the work grows with the surface, not with the volume.
     """
     ijk = unpack(blocked)
-    low, high = ijk.min(0) - margin, ijk.max(0) + margin
+    if not len(blocked):
+        return Outside(blocked, blocked)
+    low, high = ijk.min(0) - 1, ijk.max(0) + 1
     x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
     bottom, top = (pack(np.stack([x, y, np.full_like(x, z)], -1)).ravel() for z in (low[2], high[2]))
     first = np.sort(np.concatenate([bottom, blocked + 1]))
@@ -182,7 +193,8 @@ def flood(blocked: np.ndarray, margin: int = 4) -> Outside:
     a, b = np.concatenate(a), np.concatenate(b)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(first), len(first)))
     _, label = connected_components(graph, directed=False)
-    return Outside(first, last, label == label[0])
+    enclosed = label != label[0]
+    return Outside(np.sort(np.r_[blocked, first[enclosed]]), np.sort(np.r_[blocked, last[enclosed]]))
 
 
 # -- surface extraction -----------------------------------------------------------------------------------------------

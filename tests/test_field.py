@@ -168,6 +168,7 @@ def test_flood_is_the_dense_one(share):
     label, _ = ndimage.label(~blocked.reshape(n + 1, n + 1, n + 1))
     outside = field.flood(keys[blocked])
     assert (outside(keys) == (label == label[0, 0, 0]).ravel()).all()
+    assert outside(field.pack(np.array([[-9, 0, 0], [n + 9, 5, 5], [5, 5, n + 9]]))).all()
 
 
 def test_two_runs_give_the_same_bits():

@@ -3,121 +3,294 @@ import pytest
 import trimesh
 from test_field import assert_manifold
 
-from lib import field, watertight
+from lib import field, watertight, winding
 
 
-def close(m, resolution):
-    V, F, facts = watertight.close(np.asarray(m.vertices), np.asarray(m.faces), resolution)
+def close(m, resolution=64, remesh="always", **parameters):
+    V, F, facts = watertight.close(np.asarray(m.vertices), np.asarray(m.faces), resolution, remesh=remesh, **parameters)
     assert_manifold(V, F)
-    assert facts["watertight_out"] and facts["volume"] > 0
+    assert facts["watertight_out"] and facts["volume"] > 0 and facts["missed"] < 0.02
+    assert all(part.volume > 0 for part in parts(V, F))  # no inner shell
     return V, F, facts
 
 
-def both_ways(m, V, F):
-    """Distances from the result's vertices to the source and from points on the source to the result."""
-    there = field.closest(field.prepare(m.vertices, m.faces), V)[0]
-    P = np.r_[m.vertices, m.triangles_center]
-    return there, field.closest(field.prepare(V, F), P)[0]
+def parts(V, F):
+    return trimesh.Trimesh(V, F, process=False).split(only_watertight=False)
 
 
-def ball(radius=1.0, at=(0, 0, 0)):
-    return trimesh.creation.icosphere(subdivisions=5, radius=radius).apply_translation(at)
+def ball(radius=1.0, at=(0, 0, 0), fine=3):
+    return trimesh.creation.icosphere(subdivisions=fine, radius=radius).apply_translation(at)
 
 
-def test_a_sphere_is_grown_by_eps():
-    resolution = 96
-    eps, h = 2 / resolution, field.spacing(resolution)
-    V, F, facts = close(ball(), resolution)
+def box(low, high):
+    return trimesh.creation.box(bounds=[low, high])
+
+
+def cut(m, keep):
+    """Faces whose centre is to be kept."""
+    m = m.copy()
+    m.update_faces(keep(m.triangles_center))
+    m.remove_unreferenced_vertices()
+    return m
+
+
+def join(*meshes):
+    return trimesh.util.concatenate(meshes)
+
+
+def turned(m, share=0.5):
+    """Some faces wound the other way."""
+    flip = np.random.default_rng(0).random(len(m.faces)) < share
+    return trimesh.Trimesh(m.vertices, np.where(flip[:, None], m.faces[:, ::-1], m.faces), process=False)
+
+
+def both_ways(m, V, F, count=20000):
+    """Distances from samples of the result to the source and back."""
+    one, two = (np.asarray(m.vertices), np.asarray(m.faces)), (V, F)
+    return [field.closest(field.prepare(*b), winding.sample(*a, count)[0])[0] for a, b in ((two, one), (one, two))]
+
+
+def sheet(across=(0, 0, 1), size=1.6, at=(0, 0, 0), cells=8, thin=1.0):
+    """A flat rectangle of zero thickness."""
+    g = np.linspace(-size / 2, size / 2, cells + 1)
+    x, y = np.meshgrid(g, g, indexing="ij")
+    V = np.stack([x, thin * y, np.zeros_like(x)], -1).reshape(-1, 3)
+    n = np.arange((cells + 1) ** 2).reshape(cells + 1, -1)
+    a, b, c, d = n[:-1, :-1].ravel(), n[1:, :-1].ravel(), n[1:, 1:].ravel(), n[:-1, 1:].ravel()
+    m = trimesh.Trimesh(V, np.r_[np.c_[a, b, c], np.c_[a, c, d]], process=False)
+    return m.apply_transform(trimesh.geometry.align_vectors([0, 0, 1], across)).apply_translation(at)
+
+
+# -- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sphere_stays_where_it_is():
+    h = field.spacing(96)
+    V, F, facts = close(ball(fine=5), 96)
+    assert (facts["euler"], facts["two_sided"], facts["hollow"]) == (2, 0, False)
+    assert np.isclose(facts["volume"], 4 / 3 * np.pi, rtol=2e-3)
+    assert np.abs(V.max(0) + V.min(0)).max() < 0.02 * h  # nothing is shifted
+    assert all(d.max() < 0.1 * h for d in both_ways(ball(fine=5), V, F))
+
+
+@pytest.mark.parametrize("angle", [0, 0.4])
+def test_a_box_keeps_its_volume_and_its_edges(angle):
+    h = field.spacing(96)
+    m = trimesh.creation.box(extents=[1.4, 1, 0.7])
+    m.apply_transform(trimesh.transformations.rotation_matrix(angle, [1, 2, 3]))
+    V, F, facts = close(m, 96)
     assert facts["euler"] == 2
-    assert np.isclose(facts["volume"], 4 / 3 * np.pi * (1 + eps) ** 3, rtol=2e-3)
-    assert np.abs(np.linalg.norm(V, axis=1) - 1 - eps).max() < 0.02 * h
-    assert np.abs((V.max(0) + V.min(0)) / 2).max() < 1e-3 * h  # nothing is shifted
-    assert all(np.abs(d - eps).max() < 0.05 * h for d in both_ways(ball(), V, F))
-    assert np.isclose(facts["distance_mean"], eps / h, atol=0.05)
+    assert np.isclose(facts["volume"], m.volume, rtol=1e-4)
+    assert all(d.max() < 0.3 * h for d in both_ways(m, V, F))
+    assert np.abs(V.max(0) - m.bounds[1]).max() < 0.3 * h
+    # Faces are those of the box right up to its edges: marching cubes chamfers a cell on either side.
+    P, N, _ = winding.sample(V, F, 50000)
+    face = field.closest(field.prepare(m.vertices, m.faces), P)[1]
+    edge = np.sort(np.abs(P @ np.linalg.inv(rotation(angle)).T) - np.array([0.7, 0.5, 0.35]), axis=1)[:, 1] > -2 * h
+    assert edge.sum() > 1000
+    assert ((m.face_normals[face[edge]] * N[edge]).sum(1) > np.cos(np.radians(10))).mean() > 0.95
 
 
-def test_a_box_is_grown_by_eps_as_steiner_says():
-    resolution = 128
-    eps = 2 / resolution
-    a, b, c = size = np.array([2.0, 1.2, 0.7])
-    m = trimesh.creation.box(extents=size)
-    V, F, facts = close(m, resolution)
-    steiner = a * b * c + 2 * (a * b + b * c + c * a) * eps + np.pi * (a + b + c) * eps**2 + 4 / 3 * np.pi * eps**3
-    assert facts["euler"] == 2
-    assert np.isclose(facts["volume"], steiner, rtol=1e-3)
-    # Flat sides lie at eps exactly: no half-cell shift.
-    assert np.allclose(V.max(0), size / 2 + eps, rtol=0, atol=1e-9)
-    assert np.allclose(V.min(0), -size / 2 - eps, rtol=0, atol=1e-9)
-    assert all((d < eps + 1e-9).all() for d in both_ways(m, V, F)[:1])
+def rotation(angle):
+    return trimesh.transformations.rotation_matrix(angle, [1, 2, 3])[:3, :3]
 
 
-def test_a_torus_is_grown_by_eps_as_pappus_says():
-    resolution = 96
-    eps, h = 2 / resolution, field.spacing(resolution)
+def test_a_torus_stays_where_it_is():
     m = trimesh.creation.torus(0.7, 0.3, major_sections=200, minor_sections=100)
-    V, F, facts = close(m, resolution)
+    V, F, facts = close(m, 96)
     assert facts["euler"] == 0
-    assert np.isclose(facts["volume"], 2 * np.pi**2 * 0.7 * (0.3 + eps) ** 2, rtol=5e-3)
-    assert all(np.abs(d - eps).max() < 0.1 * h for d in both_ways(m, V, F))
+    assert np.isclose(facts["volume"], 2 * np.pi**2 * 0.7 * 0.3**2, rtol=3e-3)
+    assert all(d.max() < 0.1 * field.spacing(96) for d in both_ways(m, V, F))
 
 
 @pytest.mark.parametrize("resolution", [16, 37, 64])
 def test_small_and_odd_resolutions_close_too(resolution):
-    _, _, facts = close(trimesh.creation.box(extents=[2, 2, 2]), resolution)
-    assert facts["euler"] == 2
+    assert close(trimesh.creation.box(extents=[2, 1.9, 1.8]), resolution)[2]["euler"] == 2
 
 
-def test_every_part_is_kept_and_nothing_inside():
-    def made(*meshes):
-        return close(trimesh.util.concatenate(meshes), 64)[2]
+# -- parts ------------------------------------------------------------------------------------------------------------
 
-    apart = made(ball(0.4, (-0.6, 0, 0)), ball(0.3, (0.7, 0, 0)))
+
+def test_parts_are_kept_united_and_filled():
+    apart = close(join(ball(0.4, (-0.6, 0, 0)), ball(0.3, (0.7, 0, 0))))[2]
     assert (apart["parts_in"], apart["parts_out"], apart["euler"]) == (2, 2, 4)
-    nested = made(ball(1), ball(0.5))
-    assert (nested["parts_in"], nested["parts_out"], nested["euler"]) == (2, 1, 2)
-    overlapping = made(ball(0.6, (-0.4, 0, 0)), ball(0.6, (0.4, 0, 0)))
-    assert (overlapping["parts_out"], overlapping["euler"]) == (1, 2)
+    nested = close(join(ball(1), ball(0.6), ball(0.3)))[2]
+    assert (nested["parts_in"], nested["parts_out"], nested["euler"]) == (3, 1, 2)
+    assert np.isclose(nested["volume"], ball(1).volume, rtol=5e-3)
 
 
-def test_an_open_half_sphere_becomes_a_closed_shell():
-    half = ball()
-    half.update_faces(half.triangles_center[:, 2] > 0)
-    half.remove_unreferenced_vertices()
-    _, _, facts = close(half, 64)
-    assert not facts["watertight_in"]
-    assert facts["euler"] == 2
-    assert np.isclose(facts["volume"], half.area * 2 * 2 / 64, rtol=0.05)
+def test_a_car_keeps_its_wheels():
+    body = box([-0.9, -0.2, -0.35], [0.9, 0.25, 0.35])
+    wheels = [
+        trimesh.creation.cylinder(0.17, 0.1).apply_translation((x, -0.22, z))
+        for x in (-0.55, 0.55)
+        for z in (-0.5, 0.5)
+    ]
+    facts = close(join(body, *wheels), 96)[2]
+    assert facts["parts_out"] == 5
+    assert np.isclose(facts["volume"], body.volume + 4 * wheels[0].volume, rtol=5e-3)
+
+
+def test_overlapping_cubes_with_flipped_faces_become_their_union():
+    m = turned(join(box([-0.9] * 3, [0.3] * 3), box([-0.3] * 3, [0.9] * 3)))
+    facts = close(m)[2]
+    assert (facts["parts_out"], facts["euler"]) == (1, 2)
+    assert np.isclose(facts["volume"], 2 * 1.2**3 - 0.6**3, rtol=2e-3)
+
+
+def test_two_cubes_touching_at_an_edge_become_manifold():
+    facts = close(join(box([-0.8, -0.8, -0.5], [0, 0, 0.5]), box([0, 0, -0.5], [0.8, 0.8, 0.5])))[2]
+    assert np.isclose(facts["volume"], 2 * 0.64, rtol=0.02)
 
 
 def test_the_direction_of_faces_does_not_matter():
-    m = ball(0.9)
-    flip = np.random.default_rng(0).random(len(m.faces)) < 0.5
-    F = np.where(flip[:, None], m.faces[:, ::-1], m.faces)
-    V1, F1, _ = watertight.close(m.vertices, m.faces, 48)
-    V2, F2, _ = watertight.close(m.vertices, F, 48)
+    m = join(ball(0.5, (-0.4, 0, 0)), sheet(at=(0.3, 0, 0), size=0.9))
+    V1, F1, _ = close(m, 48)
+    V2, F2, _ = close(turned(m), 48)
     assert np.array_equal(F1, F2)
-    assert np.allclose(V1, V2, rtol=0, atol=1e-9)
+    assert np.allclose(V1, V2, rtol=0, atol=1e-6)
+
+
+# -- walls ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("across", [(0, 0, 1), (1, 2, 3)])
+def test_a_sheet_becomes_a_wall_of_two_eps(across):
+    resolution = 64
+    eps, h = 2 / resolution, field.spacing(resolution)
+    m = sheet(across)
+    V, F, facts = close(m, resolution)
+    assert (facts["parts_out"], facts["euler"]) == (1, 2)
+    assert facts["two_sided"] > 0.9 and facts["hollow"]
+    assert np.isclose(facts["volume"], m.area * 2 * eps, rtol=0.1)
+    there, back = both_ways(m, V, F)
+    assert there.max() < 1.3 * h and back.max() < 1.3 * h
+
+
+@pytest.mark.parametrize("thickness", [0.2, 0.9, 1.5])
+def test_a_thin_plate_grows_to_two_eps(thickness):
+    resolution = 64
+    eps, h = 2 / resolution, field.spacing(resolution)
+    t = thickness * h
+    m = trimesh.creation.box(extents=[1.6, 1.6, t])
+    m.apply_transform(trimesh.transformations.rotation_matrix(0.5, [1, 2, 3]))
+    facts = close(m, resolution)[2]
+    assert (facts["parts_out"], facts["euler"]) == (1, 2)
+    assert np.isclose(facts["volume"], 1.6 * 1.6 * 2 * eps, rtol=0.15)
+    assert facts["thin"] > 0.8
+
+
+def test_a_book_of_thin_sheets_keeps_them_apart():
+    resolution, gap = 96, 10 * field.spacing(96)
+    pages = join(*(sheet(at=(0, 0, (n - 1.5) * gap), size=1.2) for n in range(4)))
+    assert close(pages, resolution)[2]["parts_out"] == 4
+    spine = sheet((1, 0, 0), size=1.2, at=(-0.6, 0, 0))
+    facts = close(join(pages, spine), resolution)[2]
+    assert (facts["parts_out"], facts["euler"]) == (1, 2)
+
+
+def test_a_fan_of_blades_stays_in_one_piece():
+    hub = trimesh.creation.cylinder(0.25, 0.3)
+    blade = sheet((0.2, 0.2, 1), size=0.5, at=(0.42, 0, 0), thin=0.4)
+    turn = trimesh.transformations.rotation_matrix
+    blades = [blade.copy().apply_transform(turn(a, [0, 0, 1])) for a in np.arange(5) * 2 * np.pi / 5]
+    V, F, facts = close(join(hub, *blades), 96)
+    assert (facts["parts_out"], facts["euler"]) == (1, 2)
+    assert 0.2 < facts["two_sided"] < 0.95 and not facts["caps"]
+    there, _ = both_ways(join(hub, *blades), V, F)
+    assert there.max() < 1.5 * field.spacing(96)
+
+
+def test_a_moebius_strip_becomes_a_ring():
+    turn, across = np.meshgrid(
+        np.linspace(0, 2 * np.pi, 60, endpoint=False), np.linspace(-0.25, 0.25, 6), indexing="ij"
+    )
+    r = 0.65 + across * np.cos(turn / 2)
+    V = np.stack([r * np.cos(turn), r * np.sin(turn), across * np.sin(turn / 2)], -1).reshape(-1, 3)
+    n = np.arange(360).reshape(60, 6)
+    after = np.r_[n[1:], n[:1, ::-1]]  # half a turn: the last row joins the first one backwards
+    a, b, c, d = n[:, :-1].ravel(), after[:, :-1].ravel(), after[:, 1:].ravel(), n[:, 1:].ravel()
+    m = trimesh.Trimesh(V, np.r_[np.c_[a, b, c], np.c_[a, c, d]], process=False)
+    facts = close(m)[2]
+    assert (facts["parts_out"], facts["euler"], facts["caps"]) == (1, 0, 0)
+    assert facts["two_sided"] > 0.9
+
+
+# -- holes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spoil", [lambda m: m, turned])
+def test_a_ball_with_a_hole_is_closed_or_left_a_wall(spoil):
+    m = spoil(cut(ball(fine=4), lambda c: c[:, 1] < 0.8))
+    V, F, facts = close(m)
+    cap = np.pi * 0.2**2 * (3 - 0.2) / 3
+    assert (facts["caps"], facts["euler"], facts["hollow"]) == (1, 2, False)
+    assert np.isclose(facts["volume"], 4 / 3 * np.pi - cap, rtol=0.02)
+    assert both_ways(m, V, F)[1].max() < 0.7 * field.spacing(64)
+
+    _, _, facts = close(m, holes="wall")
+    assert (facts["caps"], facts["euler"], facts["hollow"]) == (0, 2, True)
+    assert np.isclose(facts["volume"], m.area * 2 * 2 / 64, rtol=0.1)
+    assert facts["two_sided"] > 0.9
+
+
+def test_half_a_ball_is_a_bowl_and_not_closed():
+    facts = close(cut(ball(), lambda c: c[:, 1] < 0))[2]
+    assert facts["caps"] == 0 and facts["hollow"]
+
+
+def test_a_vase_with_an_opening_stays_open():
+    profile = np.array([[0, -0.9], [0.5, -0.9], [0.6, 0], [0.3, 0.9], [0.2, 0.9], [0.45, 0], [0.4, -0.75], [0, -0.75]])
+    vase = trimesh.creation.revolve(profile, sections=64)
+    facts = close(vase, 96)[2]
+    assert (facts["caps"], facts["euler"], facts["hollow"]) == (0, 2, False)
+    assert np.isclose(facts["volume"], abs(vase.volume), rtol=0.01)
+
+
+# -- passing through --------------------------------------------------------------------------------------------------
+
+
+def test_a_good_mesh_passes_through_and_others_do_not():
+    def remeshed(m):
+        return close(m, 32, remesh="auto")[2]["remeshed"]
+
+    assert not remeshed(ball())
+    assert not remeshed(join(ball(0.4, (-0.6, 0, 0)), ball(0.3, (0.7, 0, 0))))
+    assert remeshed(turned(ball()))
+    assert remeshed(trimesh.Trimesh(ball().vertices, ball().faces[:, ::-1], process=False))
+    assert remeshed(cut(ball(), lambda c: c[:, 1] < 0.99))
+    assert remeshed(join(ball(1), ball(0.5)))
+    assert remeshed(join(ball(0.6, (-0.3, 0, 0)), ball(0.6, (0.3, 0, 0))))
+    V, _, facts = close(ball(), 48, remesh="auto")
+    assert len(V) == len(ball().vertices) and np.isclose(facts["volume"], ball().volume)
+
+
+def test_wrong_choices_are_refused():
+    with pytest.raises(ValueError, match="shut"):
+        close(ball(), holes="shut")
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_soup_of_triangles_becomes_manifold():
     rng = np.random.default_rng(0)
     V = (rng.uniform(-0.8, 0.8, (300, 1, 3)) + rng.normal(0, 0.1, (300, 3, 3))).reshape(-1, 3)
-    close(trimesh.Trimesh(V, np.arange(900).reshape(-1, 3), process=False), 64)
+    close(trimesh.Trimesh(V, np.arange(900).reshape(-1, 3), process=False))
 
 
 def test_two_runs_give_the_same_bits_and_leave_the_mesh_alone():
-    m = trimesh.creation.torus(0.7, 0.2)
+    m = join(trimesh.creation.torus(0.7, 0.2), sheet(size=1))
     V, F = np.array(m.vertices), np.array(m.faces)
     one, two = (watertight.close(V, F, 64) for _ in range(2))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
     assert np.array_equal(V, m.vertices) and np.array_equal(F, m.faces)
 
 
-def test_merging_joins_places_and_drops_faces_without_area():
+def test_merging_joins_places_and_drops_what_is_no_face():
     m = trimesh.creation.box()
     loose = m.vertices[m.faces].reshape(-1, 3)
-    faces = np.r_[np.arange(36).reshape(-1, 3), [[0, 0, 1]]]
-    V, F = watertight.merge(loose, faces)
+    V, F = watertight.merge(loose, np.r_[np.arange(36).reshape(-1, 3), [[0, 0, 1], [2, 1, 0]]])
     assert (V.shape, F.shape) == ((8, 3), (12, 3))
     with pytest.raises(ValueError, match="no face of this mesh has an area"):
         watertight.merge(np.zeros((3, 3)), np.array([[0, 1, 2]]))
@@ -132,3 +305,5 @@ def test_topology_of_known_shapes():
     flipped[0] = flipped[0, ::-1]
     assert not watertight.topology(m.vertices, flipped)["watertight"]
     assert not watertight.topology(m.vertices, m.faces[1:])["watertight"]
+    touching = watertight.merge(*(lambda m: (m.vertices, m.faces))(join(box([-1] * 3, [0] * 3), box([0] * 3, [1] * 3))))
+    assert not watertight.topology(*touching)["watertight"]  # closed, but two fans of faces at the corner they share

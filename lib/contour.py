@@ -1,0 +1,276 @@
+"""Dual contouring on sparse cells: one vertex a cell, on the source itself and on its sharp edges, always manifold."""
+
+import itertools
+from functools import cache
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lib import field
+from lib.field import OFFSETS, STEPS
+
+AROUND = (
+    np.array(  # (3, 4): from an edge's lower corner to the four cells that share it, counter-clockwise about the axis
+        [[0, -STEPS[(a + 1) % 3], -STEPS[(a + 1) % 3] - STEPS[(a + 2) % 3], -STEPS[(a + 2) % 3]] for a in range(3)]
+    )
+)
+LOOSE = 0.4  # cells by which a feature may lie outside its cell
+SHARP = np.cos(np.radians(30))  # an edge of the source is sharp where its faces' normals differ by more
+
+
+# -- signs ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def twofold() -> np.ndarray:
+    """(256,) cases of a cell whose inside or outside corners are not joined along its edges: two sheets in one cell."""
+    edges = np.array([(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1])
+    bad = np.zeros(256, bool)
+    for case in range(256):
+        side = np.array([case >> c & 1 for c in range(8)])
+        joined = edges[side[edges[:, 0]] == side[edges[:, 1]]]
+        parts, _ = connected_components(coo_array((np.ones(len(joined)), joined.T), shape=(8, 8)), directed=False)
+        bad[case] = parts > 2
+    return bad
+
+
+def repair(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Turn outside corners inside until every cell has one sheet and no void is left; keys and values with all corners
+    that this needs, and how many were turned.
+
+    It only adds material, so it ends. Then no face of a cell has its corners inside, outside, inside, outside, every
+    crossed edge gives one quad and every crossed cell one vertex with one fan around it: a 2-manifold.
+    """
+    turned = 0
+    suspects, beyond = crossed_cells(keys, values), field.flood(keys[values > 0])
+    while True:
+        while len(suspects):
+            corner_keys = suspects[:, None] + OFFSETS @ STEPS  # (c, 8)
+            missing = field.unique(corner_keys[field.find(keys, corner_keys) < 0])
+            if len(missing):
+                far = np.abs(values).max()
+                at = np.searchsorted(keys, missing)
+                keys, values = np.insert(keys, at, missing), np.insert(values, at, np.where(beyond(missing), -far, far))
+            corner = field.find(keys, corner_keys)
+            corner = corner[twofold()[(values[corner] > 0) @ (1 << np.arange(8))]]
+            nearest = np.where(values[corner] > 0, -np.inf, values[corner]).argmax(1)
+            turn = field.unique(np.take_along_axis(corner, nearest[:, None], 1))
+            values[turn] = np.maximum(-values[turn], 1e-9)
+            turned += len(turn)
+            suspects = field.unique(keys[turn][:, None] - OFFSETS @ STEPS)
+        beyond = field.flood(keys[values > 0])
+        void = np.flatnonzero((values <= 0) & ~beyond(keys))
+        if not len(void):
+            return keys, values, turned
+        values[void] = np.maximum(-values[void], 1e-9)
+        suspects = field.unique(keys[void][:, None] - OFFSETS @ STEPS)
+
+
+def crossed_edges(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grid edges whose ends have different signs: index of the lower and the upper corner, axis."""
+    upper = np.stack([field.find(keys, keys + step) for step in STEPS], -1)  # (n, 3)
+    lower, axis = np.nonzero((upper >= 0) & ((values > 0)[:, None] != (values > 0)[upper]))
+    return lower, upper[lower, axis], axis
+
+
+def crossed_cells(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    lower, _, axis = crossed_edges(keys, values)
+    return field.unique(keys[lower][:, None] + AROUND[axis])
+
+
+# -- the surface ------------------------------------------------------------------------------------------------------
+
+
+def dual(
+    surface: field.Surface,
+    keys: np.ndarray,
+    values: np.ndarray,  # positive inside; repaired
+    wall: np.ndarray,  # corners where the surface is not the source's but lies off it
+    resolution: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """V, F and, for each vertex, whether it lies on the source."""
+    h = field.spacing(resolution)
+    lower, upper, axis = crossed_edges(keys, values)
+    point, normal, real = crossings(surface, keys, values, wall, lower, upper, resolution)
+    around = keys[lower][:, None] + AROUND[axis]  # (e, 4)
+    cells = field.unique(around)
+    cell = field.find(cells, around)
+
+    quads = np.where((values[lower] > 0)[:, None], cell, cell[:, ::-1])  # counter-clockwise seen from outside
+    off = np.zeros(len(cells), bool)
+    off[cell[wall[lower] | wall[upper]]] = True
+
+    V, meet, feature = place(cells, cell, point, normal, real, resolution)
+    feature &= ~off
+    low = field.position(field.unpack(cells), resolution)
+    onto = V.copy()
+    onto[~off] = field.closest(surface, V[~off])[2]
+    near = ~off & (np.linalg.norm(onto - V, axis=1) < h)
+    V, moved = move(V, onto, near, quads, h)
+    V, snapped = move(V, snap(surface, V, meet, feature, low, h), feature, quads, h)
+    F, _ = split(V, quads, quad_normals(V, quads), snapped)
+    return V, F, moved | snapped
+
+
+def crossings(surface, keys, values, wall, lower, upper, resolution):
+    """Point, outward normal and whether it is the source's own, of each crossed edge.
+
+    A ray from the edge's outer end finds the source; where it lies off the source or there is none, values decide.
+    """
+    up = values[upper] > 0
+    outer, inner = np.where(up, lower, upper), np.where(up, upper, lower)
+    P, Q = (field.position(field.unpack(keys[end]), resolution) for end in (outer, inner))
+    point = P + (Q - P) * np.clip(values[outer] / (values[outer] - values[inner]), 0.01, 0.99)[:, None]
+    t, face = field.hits(surface, P, Q - P)
+    real = (t <= 1) & ~wall[outer] & ~wall[inner]
+    point[real] = (P + (Q - P) * np.minimum(t, 1)[:, None])[real]
+    normal = face_normals(surface.V, surface.F)[face]
+    normal[((P - Q) * normal).sum(1) < 0] *= -1
+    return point, normal, real
+
+
+def face_normals(V: np.ndarray, F: np.ndarray) -> np.ndarray:
+    N = np.cross(V[F[:, 1]] - V[F[:, 0]], V[F[:, 2]] - V[F[:, 0]])
+    return N / np.maximum(np.linalg.norm(N, axis=1, keepdims=True), 1e-300)
+
+
+def place(cells, cell, point, normal, real, resolution):
+    """A vertex for each cell: the mean of its crossings, or where their planes meet if they differ: that is a feature.
+
+    V within the cells; where the planes meet, if a little outside; which are features.
+    """
+    n = len(cells)
+    flat = cell.ravel()
+
+    def total(x):
+        return np.bincount(flat, np.repeat(x, 4), n)
+
+    hits = total(real)
+    weight = np.where(real, 1.0, 1e-6)  # the source's own crossings alone, where there are any
+    mean = np.stack([total(x) for x in (point * weight[:, None]).T], -1) / total(weight)[:, None]
+    normal = normal * real[:, None]
+    feature = np.linalg.norm(np.stack([total(x) for x in normal.T], -1), axis=1) < 0.985 * hits
+
+    # Least squares of n . (v - x) over the crossings, from the mean point, in the directions that they determine.
+    outer = np.einsum("ei,ej->eij", normal, normal)
+    A = np.stack([total(outer[:, i, j]) for i in range(3) for j in range(3)], -1).reshape(n, 3, 3)[feature]
+    offset = (normal * point).sum(1)
+    b = np.stack([total(normal[:, i] * offset) for i in range(3)], -1)[feature]
+    b -= np.einsum("nij,nj->ni", A, mean[feature])
+    size, axes = np.linalg.eigh(A)
+    inverse = np.where(size > 0.06 * size[:, -1:], 1 / np.maximum(size, 1e-12), 0)
+    meet = mean.copy()
+    meet[feature] += np.einsum("nij,nj,nkj,nk->ni", axes, inverse, axes, b)
+    low = field.position(field.unpack(cells), resolution)
+    h = field.spacing(resolution)
+    return np.clip(meet, low, low + h), np.clip(meet, low - LOOSE * h, low + (1 + LOOSE) * h), feature
+
+
+def snap(surface, V, meet, feature, low, h):
+    """Where features would like to be: on the source near the planes' meeting point, or on its sharp edge or corner."""
+    wanted = V.copy()
+    at = np.flatnonzero(feature)
+    wanted[at] = field.closest(surface, meet[at])[2]
+    edges, corners = sharp(surface.V, surface.F)
+    for elements in (edges, corners):  # corners last: they win
+        _, point = field.nearest(surface.V, elements, meet[at])
+        inside = ((point > low[at] - LOOSE * h) & (point < low[at] + (1 + LOOSE) * h)).all(1)
+        wanted[at[inside]] = point[inside]
+    return wanted
+
+
+def borders(V: np.ndarray, F: np.ndarray, rims: bool = True) -> np.ndarray:
+    """Sharp edges (n, 2) of a mesh, and with rims those of one face only."""
+    N = face_normals(V, F)
+    a, b = F.ravel(), np.roll(F, -1, 1).ravel()
+    key = np.minimum(a, b) * len(V) + np.maximum(a, b)
+    order = np.argsort(key, kind="stable")
+    same = key[order][1:] == key[order][:-1]
+    one, two = order[:-1][same], order[1:][same]
+    bent = (N[one // 3] * N[two // 3]).sum(1) * np.where(a[one] == a[two], -1, 1) < SHARP
+    alone = order[~np.r_[False, same] & ~np.r_[same, False]]
+    chosen = np.r_[one[bent], alone] if rims else one[bent]
+    return np.stack([a[chosen], b[chosen]], -1)
+
+
+def sharp(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sharp edges (n, 2) of a mesh, and the vertices (m, 1) where they end, branch or turn."""
+    edges = borders(V, F, rims=False)
+    direction = V[edges[:, 1]] - V[edges[:, 0]]
+    direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-300)
+    degree = np.bincount(edges.ravel(), minlength=len(V))
+    away = np.stack([np.bincount(edges.ravel(), np.stack([d, -d], -1).ravel(), len(V)) for d in direction.T], -1)
+    turns = (degree > 0) & ((degree != 2) | (np.linalg.norm(away, axis=1) > 2 * np.sin(np.radians(15))))
+    return edges, np.flatnonzero(turns)[:, None]
+
+
+def quad_normals(V: np.ndarray, quads: np.ndarray) -> np.ndarray:
+    a, b, c, d = V[quads].swapaxes(0, 1)
+    N = np.cross(c - a, d - b)
+    return N / np.maximum(np.linalg.norm(N, axis=1, keepdims=True), 1e-300)
+
+
+def split(V, quads, reference, feature):
+    """Two triangles for each quad, and the worst cosine between them and the quad's reference normal.
+
+    The diagonal is the better one by that cosine, but one that joins features goes first if it turns nothing over.
+    """
+    a, b, c, d = quads.T
+    both = np.stack([[a, b, c, a, c, d], [b, c, d, b, d, a]]).transpose(0, 2, 1).reshape(2, -1, 2, 3)
+    N = np.cross(V[both[..., 1]] - V[both[..., 0]], V[both[..., 2]] - V[both[..., 0]])  # (2, n, 2, 3)
+    size = np.linalg.norm(N, axis=-1)
+    thin = size < 1e-3 * size.max((0, 2))[:, None]  # a face without area has no direction
+    worst = np.where(thin, 0.0, (N * reference[:, None]).sum(-1) / np.maximum(size, 1e-300)).min(-1)  # (2, n)
+    along, across = feature[a] & feature[c], feature[b] & feature[d]
+    prefer = np.where(along == across, 0, np.where(along, 1, -1)) * (np.where(along, worst[0], worst[1]) > 0.2)
+    second = np.where(prefer == 0, worst[1] > worst[0] + 1e-6, prefer < 0)  # no last bit decides
+    F = np.where(second[:, None, None], both[1], both[0])
+    return F.reshape(-1, 3), np.where(second, worst[1], worst[0])
+
+
+def move(V, wanted, may, quads, h):
+    """Move vertices to where they want to be, but no two to one place and none that would turn a face over.
+
+    And which were moved.
+    """
+    place = np.round(wanted / (1e-3 * h)).astype(np.int64)
+    far = np.linalg.norm(wanted - V, axis=1)
+    order = np.lexsort([far, *place.T, ~may])  # the nearest first
+    again = np.zeros(len(V), bool)
+    again[order[1:]] = (place[order[1:]] == place[order[:-1]]).all(1)
+    may = may & ~again
+    quads = quads[may[quads].any(1)]
+    for _ in range(8):
+        new = np.where(may[:, None], wanted, V)
+        _, worst = split(new, quads, quad_normals(V, quads), may)
+        blame = np.zeros(len(V), bool)
+        blame[quads[worst < 0.1]] = True
+        blame &= may
+        if not blame.any():
+            return new, may
+        may &= ~blame
+        quads = quads[blame[quads].any(1)]  # only these have changed
+    return V, np.zeros_like(may)
+
+
+def intersections(surface: field.Surface) -> np.ndarray:
+    """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour."""
+    V, F = surface.V, surface.F
+    a, b = F.ravel(), np.roll(F, -1, 1).ravel()
+    once = a < b
+    a, b = a[once], b[once]
+    pierced = np.zeros(len(F), bool)
+    start = np.full(len(a), 1e-3)
+    todo = np.arange(len(a))
+    for _ in range(4):  # neighbours lie along the ray, and single precision hits them now and then: go on behind them
+        D = V[b[todo]] - V[a[todo]]
+        t, face = field.hits(surface, V[a[todo]] + D * start[todo, None], D)
+        t = t + start[todo]
+        hit = (face >= 0) & (t < 1 - 1e-3)
+        todo, face, t = todo[hit], face[hit], t[hit]
+        neighbour = ((F[face] == a[todo, None]) | (F[face] == b[todo, None])).any(1)
+        pierced[face[~neighbour]] = True
+        start[todo] = t + 1e-3
+        todo = todo[neighbour]
+    return pierced
