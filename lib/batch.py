@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import logging
 import os
@@ -112,11 +113,11 @@ def begin(run: Path, options, sections: dict[str, dict], chosen: list[str]) -> d
             if section["status"] == "running":  # its batch died without a word
                 section["status"] = "killed"
     text = options.params.read_text(encoding="utf-8")
-    opening = re.match(r"(\s*#.*\n?)*", text)[0].splitlines()
+    opening = itertools.takewhile(lambda line: line.startswith("#"), text.lstrip().splitlines())
     record = {
         "run": str(run),
         "params": str(options.params),
-        "question": "\n".join(line.strip().lstrip("# ") for line in opening),
+        "question": "\n".join(line.lstrip("# ") for line in opening),
         "text": text,
         "command": options.command,
         "status": "running",
@@ -220,7 +221,8 @@ def run_process(name: str, job: dict, text_log: Path) -> tuple[dict, float, bool
         peak = watch(child)
         reader.join(5 if child.returncode else None)  # no last line if it died, and an orphan may hold the other end
     if not ending:
-        ending = {"status": "killed", "reason": f"the section's process {how_it_died(child.returncode)}"}
+        status = "interrupted" if signals else "killed" if child.returncode < 0 else "failed"
+        ending = {"status": status, "reason": f"the section's process {how_it_died(child.returncode)}"}
     return ending, peak, bool(signals)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -70,7 +69,7 @@ async def execute(nb, target: Path, minutes: float = 0.0, orders=None):
     log.save(nb, log.running(target), client.cut)
     saving = asyncio.create_task(keep_saving(nb, log.running(target), client.cut))
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
-        client.km = kernel(folder)
+        client.km = Manager(folder)
         status, reason = await run_cells(client, minutes)
     saving.cancel()
     log.finish(nb, status, reason)
@@ -84,9 +83,8 @@ async def run_cells(client: "Client", minutes: float) -> tuple[str, str]:
     """All cells in order, as far as they come: how it ended, and why."""
     cells, where = client.nb.cells, "before the first cell"
     environment = {**os.environ, **ENVIRONMENT}
-    guard = {"preexec_fn": die_with_parent} if sys.platform == "linux" else {}
     try:
-        async with client.async_setup_kernel(cleanup_kc=True, env=environment, **guard):
+        async with client.async_setup_kernel(cleanup_kc=True, env=environment):
             client.listen(minutes)
             for index, cell in enumerate(cells):
                 if client.stopped:
@@ -178,25 +176,20 @@ class Client(NotebookClient):
         """Keep no state of widgets. What an Output widget would catch then stays in the cell as plain output."""
 
 
-def kernel(folder: str) -> AsyncKernelManager:
-    """A kernel that talks through files where there can be such: a port may be taken, and others may listen."""
-    transport = "tcp" if os.name == "nt" else "ipc"
-    return AsyncKernelManager(
-        kernel_spec_manager=ThisPython(), transport=transport, connection_file=f"{folder}/kernel.json"
-    )
+class Manager(AsyncKernelManager):
+    """Starts our kernel, whatever others are installed where."""
+
+    def __init__(self, folder: str):
+        """The kernel talks through files in a folder where it can: a port may be taken, and others may listen."""
+        files = os.name != "nt" and len(folder) < 80  # such a file's path may have about 100 characters
+        where = {"transport": "ipc" if files else "tcp", "connection_file": f"{folder}/kernel.json"}
+        super().__init__(kernel_spec_manager=ThisPython(), **where)
 
 
 class ThisPython(KernelSpecManager):
-    """The kernel is the interpreter that runs now, whatever kernels are installed where."""
-
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        command = [sys.executable, "-m", "lib.kernel", "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python")
-
-
-def die_with_parent() -> None:
-    """Called in the kernel's process before it begins: it cannot outlive us, also while native code holds its GIL."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def obey(orders, client: Client, loop) -> None:
