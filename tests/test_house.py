@@ -18,7 +18,7 @@ LISTED = ("notebooks", "lib", "params", "outputs", "tests")  # folders whose fil
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 STAGES = [path.stem.partition("_")[2] for path in NOTEBOOKS]
-BATCH = ("batch", "params", "engine", "log", "page")  # what runs an experiment
+BATCH = ("batch", "params", "engine", "kernel", "log", "page")  # what runs an experiment
 NOUNS = [name for name in MODULES if name not in [*STAGES, "pool", "worker", "report", *BATCH]]
 DRAWS = ("render", "picture")  # the only modules that may import pyvista
 
