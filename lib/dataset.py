@@ -128,7 +128,10 @@ def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
 def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
     """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
     besides, suffixes = os.path.realpath(besides), tuple(mesh.SUFFIXES)
-    tell = lambda error: warnings.warn(f"passed over: {error}", stacklevel=2)
+
+    def tell(error: OSError) -> None:
+        warnings.warn(f"passed over: {error}", stacklevel=2)
+
     for where, folders, files in os.walk(folder, onerror=tell):
         folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
         read = [f for f in sorted(files) if f[0] != "." and f.lower().endswith(suffixes)]

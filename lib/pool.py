@@ -5,6 +5,8 @@ one watchdog looks after them all. So a fault costs its own item and nothing els
 code, where joblib's own process pools lose every item in flight.
 """
 
+import contextlib
+import inspect
 import itertools
 import json
 import os
@@ -21,7 +23,7 @@ import joblib
 import pandas
 
 from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
-from lib.worker import Worker, current, perform, resolve
+from lib.worker import Worker, current, perform, plain, resolve
 
 COLUMNS = (
     "item",
@@ -71,8 +73,8 @@ def map(
         raise ValueError(f"{stage}: no items to work on")
     job = Job(
         stage=stage,
-        function=name_of(function),
-        parameters=json.loads(json.dumps(parameters or {})),  # as the facts will have them: a tuple is a list
+        function=name_of(function, parameters or {}),
+        parameters=json.loads(json.dumps(parameters or {}, default=plain)),  # as the facts have them: a tuple is a list
         inputs=list(inputs),
         version=getattr(sys.modules[function.__module__], "VERSION", 1),
         dataset=str(Path(items[0].dataset).absolute()),
@@ -84,21 +86,11 @@ def map(
     Path(job.dataset).mkdir(parents=True, exist_ok=True)
     ledger = Ledger(job, items)
     todo = plan(job, items, ledger)
-    with Stop() as stop, Guards(job, stop, min(joblib.effective_n_jobs(jobs), len(todo) or 1)) as guards:
-        while todo and not stop.reason:
-            busy = []
-            for item, reply in guards.map(todo):
-                if reply["status"] == "busy":
-                    busy.append(item)
-                elif reply["status"] == "full":
-                    stop.because(f"nothing can be written to {job.dataset} ({reply['reason']})")
-                elif reply["status"] != "not run":
-                    ledger.enter(item, reply)
-                    ledger.progress()
-            if todo := busy:
-                say(f"{stage}: {len(busy)} items are being done by another run; waiting for it")
-                time.sleep(1)
-    ledger.write()
+    try:
+        with Stop() as stop, Guards(job, stop, min(joblib.effective_n_jobs(jobs), len(todo) or 1)) as guards:
+            work_off(todo, ledger, guards, stop)
+    finally:
+        ledger.write()
     say(f"{stage}: {ledger.tally()} in {clock(time.monotonic() - ledger.started)}, see {short(str(ledger.path))}")
     if stop.reason:
         error = KeyboardInterrupt if stop.signal else OSError
@@ -106,11 +98,35 @@ def map(
     return ledger.table()
 
 
-def name_of(function: Callable) -> str:
+def work_off(todo: list[Item], ledger: "Ledger", guards: "Guards", stop: "Stop") -> None:
+    """Do the items and enter them, also those that another run has in hand: it may fail."""
+    told = 0
+    while todo and not stop.reason:
+        busy = []
+        for item, reply in guards.map(todo):
+            if reply["status"] == "busy":
+                busy.append(item)
+            elif reply["status"] == "full":
+                stop.because(f"nothing can be written to {ledger.job.dataset} ({reply['reason']})")
+            elif reply["status"] != "not run":
+                ledger.enter(item, reply)
+                ledger.progress()
+        if busy and len(busy) != told:
+            say(f"{ledger.job.stage}: {len(busy)} items are being done by another run; waiting for it")
+        if todo := busy:
+            told = len(busy)
+            time.sleep(1)
+
+
+def name_of(function: Callable, parameters: dict) -> str:
     """The name by which a worker imports the function."""
     name = f"{function.__module__}:{function.__qualname__}"
     if function.__module__ == "__main__" or "<" in name or resolve(name) is not function:
         raise ValueError(f"{name} cannot be imported by another process. Define it at the top of a module.")
+    try:
+        inspect.signature(function).bind(None, **parameters)
+    except TypeError as error:  # every item would fail, and lose what it has
+        raise ValueError(f"{name}{inspect.signature(function)}: {error}") from None
     return name
 
 
@@ -157,7 +173,7 @@ class Ledger:
 
     def enter(self, item: Item, reply: dict) -> None:
         record = reply.get("record", reply)
-        self.rows[item.name] = {
+        row = {
             "item": item.name,
             "status": reply["status"],
             "reason": short(reply.get("reason", "")),
@@ -165,8 +181,8 @@ class Ledger:
             "peak_gib": record.get("peak_gib", 0.0),
             "source": item.source,
             "command": f"{self.repeat} {item.name}",
-            **record.get("facts", {}),
         }
+        self.rows[item.name] = row | record.get("facts", {}) | row  # the row first; no fact may pose as its status
         self.counts[reply["status"]] += 1
 
     def progress(self) -> None:
@@ -190,7 +206,7 @@ class Ledger:
 
     def write(self) -> None:
         with writing(self.path) as beside:
-            self.table().to_csv(beside, index=False)
+            self.table().to_csv(beside, index=False, errors="surrogatepass")  # a file's name may be no text
         self.wrote = time.monotonic()
 
 
@@ -212,7 +228,7 @@ def clock(seconds: float) -> str:
 def read_ledger(path: str | Path) -> pandas.DataFrame:
     """A ledger from its file; names stay text, also one like 00123."""
     text = [name for name in COLUMNS if name not in ("seconds", "peak_gib")]
-    table = pandas.read_csv(path, dtype=dict.fromkeys(text, str))
+    table = pandas.read_csv(path, dtype=dict.fromkeys(text, str), encoding_errors="surrogatepass")
     return table.fillna(dict.fromkeys(text, ""))
 
 
@@ -228,7 +244,8 @@ class Stop:
     def because(self, reason: str) -> None:
         if not self.reason:
             self.reason, self.deadline = reason, time.monotonic() + GRACE
-            say(f"stopping: {reason}")
+            with contextlib.suppress(RuntimeError):  # the signal came while we were printing
+                say(f"stopping: {reason}")
 
     def hear(self, number: int, _frame) -> None:
         self.signal = number
@@ -257,11 +274,14 @@ class Guards:
         self.ended = threading.Event()
         self.watchdog = threading.Thread(target=self.watch, daemon=True)
         self.parallel = joblib.Parallel(count, backend="threading", return_as="generator_unordered", batch_size=1)
-        for log in self.logs():
-            log.unlink()
+        self.clear(lambda log: True)
 
-    def logs(self) -> list[Path]:
-        return list(Path(self.job.run).glob(f"{self.job.stage}_worker_*.log"))
+    def clear(self, useless: Callable[[Path], bool]) -> None:
+        """Remove logs. Another run in this folder may do the same, or (Windows) have them open."""
+        for log in Path(self.job.run).glob(f"{self.job.stage}_worker_*.log"):
+            with contextlib.suppress(OSError):
+                if useless(log):
+                    log.unlink()
 
     def __enter__(self) -> "Guards":
         self.watchdog.start()
@@ -271,12 +291,10 @@ class Guards:
     def __exit__(self, *exception) -> None:
         self.ended.set()
         self.watchdog.join()
-        for worker in self.workers:
+        for worker in list(self.workers):
             worker.end()
         self.parallel.__exit__(*exception)
-        for log in self.logs():
-            if not log.stat().st_size:
-                log.unlink()
+        self.clear(lambda log: not log.stat().st_size)
 
     def map(self, items: list[Item]) -> Iterator[tuple[Item, dict]]:
         return self.parallel(joblib.delayed(self.do)(item) for item in items if not self.stop.reason)
@@ -284,7 +302,7 @@ class Guards:
     def do(self, item: Item) -> tuple[Item, dict]:
         """One item; once more in a new process if the first one died: what killed it may have come from outside."""
         for _ in range(2):
-            if self.stop.reason:
+            if self.stop.reason or self.ended.is_set():
                 return item, {"status": "not run"}
             reply = self.worker().ask(asdict(item), self.job.timeout, self.job.memory)
             if reply["status"] != "died":
@@ -303,6 +321,8 @@ class Guards:
             self.workers.remove(worker)
         self.mine.worker = Worker(self.mine.log, threads=max(joblib.cpu_count() // self.count, 1))
         self.workers.append(self.mine.worker)
+        if self.ended.is_set():  # the run failed just now, and nobody would end this one
+            self.mine.worker.end()
         self.mine.worker.start(asdict(self.job))
         return self.mine.worker
 

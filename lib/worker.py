@@ -28,6 +28,7 @@ import psutil
 
 from lib.dataset import Claims, Item, find_inputs, read_facts, sweep, whole, write_facts
 
+FLOOD = 100 * 2**20  # bytes that an item may print
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no item's fault: the run stops
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lib.worker import serve; serve(int(sys.argv[2]))"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "LP_NUM_THREADS")
@@ -41,12 +42,13 @@ class Worker:
     """A handle on one process: ask it to do an item; a watchdog calls check() meanwhile and may end it."""
 
     def __init__(self, log: Path, threads: int):
-        self.log, self.lock = log, threading.Lock()
+        self.lock = threading.Lock()
         self.since = None  # when the item in hand was begun
         self.verdict = ""  # why we killed it
         with log.open("ab") as errors:
+            self.log = log.open("rb")  # kept open: another run in the same folder may clear it away
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(sys.path), str(os.getpid())],
+                [sys.executable, "-c", START, json.dumps([*map(str, sys.path)]), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -61,12 +63,17 @@ class Worker:
         """Hand over the job; the process imports what the job's function needs."""
         reply = self.ask(job, timeout=600)
         if reply["status"] in ("died", "quarantined"):
-            tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise RuntimeError(f"a worker could not start ({reply['reason']}). The end of its log, {self.log}:\n{tail}")
+            log = f"The end of its log, {self.log.name}:\n{self.tail()[-2000:]}"
+            raise RuntimeError(f"a worker could not start ({reply['reason']}). {log}")
+        if job["memory"] and self.gib() > job["memory"]:
+            takes = f"a worker takes {self.gib():.2f} GiB before its first item"
+            raise ValueError(f"memory = {job['memory']:g} GiB an item is too little: {takes}")
 
     def ask(self, request: dict, timeout: float = 0, memory: float = 0) -> dict:
         """Send one line, wait for the answer. If none comes: {"status": "died", "reason": how and where}."""
-        self.mark = self.log.stat().st_size
+        if self.log_size() > FLOOD:
+            os.truncate(self.log.name, 0)
+        self.mark = self.log_size()
         with self.lock:
             self.since, self.peak, self.timeout, self.memory = time.monotonic(), 0.0, timeout, memory
         try:
@@ -75,6 +82,9 @@ class Worker:
             line = self.process.stdout.readline()
         except OSError:
             line = ""
+        if not line.endswith("\n"):
+            self.process.wait()  # it may live on without its pipes: the watchdog looks on
+            self.kill()
         with self.lock:
             facts = {"seconds": round(time.monotonic() - self.since, 3), "peak_gib": round(self.peak, 3)}
             self.since = None
@@ -88,16 +98,16 @@ class Worker:
         with self.lock:
             if self.since is None or self.verdict:
                 return
-            now = time.monotonic()
-            try:
-                gib = self.usage.memory_info().rss / 2**30
-            except psutil.Error:
-                return
+            now, gib = time.monotonic(), self.gib()
             self.peak = max(self.peak, gib)
-            if self.timeout and now - self.since > self.timeout:
+            if not gib:
+                self.kill()  # it is dead, but what it forked may hold its pipes, and we would wait for ever
+            elif self.timeout and now - self.since > self.timeout:
                 self.condemn(f"timeout: more than {self.timeout:g} s")
             elif self.memory and gib > self.memory:
                 self.condemn(f"memory: more than {self.memory:g} GiB")
+            elif self.log_size() > self.mark + FLOOD:
+                self.condemn(f"flood: printed more than {FLOOD / 2**20:g} MiB")
             elif now > deadline:
                 self.condemn("stopped")
 
@@ -106,37 +116,54 @@ class Worker:
         if not verdict.startswith("memory") and hasattr(signal, "SIGUSR1"):
             self.process.send_signal(signal.SIGUSR1)  # it writes to its log where it hangs
             time.sleep(0.1)
-        self.process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process and all that it started."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self.process.kill()
 
     def obituary(self) -> str:
-        code = self.process.wait()
+        code = self.process.returncode
         how = self.verdict or (f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
-        with self.log.open(encoding="utf-8", errors="replace") as log:
-            log.seek(self.mark)
-            frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', log.read())  # faulthandler's, the innermost first
+        frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', self.tail())  # faulthandler's, the innermost first
         return how + place(frames)
+
+    def tail(self) -> str:
+        """The end of what it has written to its log about the item in hand."""
+        self.log.seek(max(self.mark, self.log_size() - 2**16))
+        return self.log.read().decode("utf-8", "replace")
+
+    def log_size(self) -> int:
+        return os.fstat(self.log.fileno()).st_size
+
+    def gib(self) -> float:
+        """What it takes now; 0 if it is dead."""
+        try:
+            return self.usage.memory_info().rss / 2**30
+        except psutil.Error:
+            return 0.0
 
     def usable(self) -> bool:
         """Alive, and not grown by more than a GiB since its first item: native libraries leak."""
         if self.verdict or self.process.poll() is not None:
             return False
-        try:
-            gib = self.usage.memory_info().rss / 2**30
-        except psutil.Error:
-            return False
+        gib = self.gib()
         self.first_gib = gib if self.first_gib is None else self.first_gib
         return gib < self.first_gib + 1
 
     def end(self) -> None:
         if self.since is not None:
-            self.process.kill()
-        self.process.stdin.close()  # between items this ends it
-        try:
-            self.process.wait(2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
+        with contextlib.suppress(OSError):  # it died before it read all
+            self.process.stdin.close()  # between items this ends it
+        if self.process.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+            self.kill()  # also what its items left running
             self.process.wait()
         self.process.stdout.close()
+        self.log.close()
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------
@@ -147,6 +174,7 @@ def serve(parent: int) -> None:
     requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # print any file's name; lose no last words
     die_with(parent)
     faulthandler.enable(all_threads=False)
     if hasattr(
@@ -154,11 +182,14 @@ def serve(parent: int) -> None:
     ):  # how the pool asks where a hung item hangs; answers even if native code holds the GIL
         faulthandler.register(signal.SIGUSR1, all_threads=False)
     job = json.loads(requests.readline())
-    function = resolve(job["function"])
+    function, own = resolve(job["function"]), os.getpid()
     with Claims(job["dataset"]) as claims:
         answer(answers, {"status": "ready"})
         for line in requests:
-            answer(answers, attempt(function, job, Item(**json.loads(line)), claims))
+            reply = attempt(function, job, Item(**json.loads(line)), claims)
+            if os.getpid() != own:
+                os._exit(0)  # a child that the item forked and let return: it has no say
+            answer(answers, reply)
 
 
 def answer(stream, reply: dict) -> None:
@@ -172,7 +203,7 @@ def plain(value):
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"a fact must be a number, a text or a list of them, not {type(value).__name__}")
+    raise TypeError(f"a fact or parameter must be a number, a text or a list of them, not {type(value).__name__}")
 
 
 def attempt(function: Callable, job: dict, item: Item, claims: Claims) -> dict:
@@ -208,7 +239,6 @@ def current(job: dict, item: Item, facts: dict) -> bool:
 def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
     """Call the stage's function on one item and note what it did. The facts come last: until then nothing counts."""
     sweep(item.folder)
-    sweep(Path(item.folder).parent)
     if stale := facts.pop(job["stage"], None):  # gone before its files are, so that no crash leaves a record that lies
         write_facts(item, facts)
         for suffix in stale["outputs"]:
@@ -219,6 +249,8 @@ def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
     reset_peak()
     start = time.perf_counter()
     result = function(item, **job["parameters"])
+    if not isinstance(result, dict):
+        raise TypeError(f"{job['function']} must return a dict of facts, not {type(result).__name__}")
     record = {
         "version": job["version"],
         "parameters": job["parameters"],
@@ -227,7 +259,7 @@ def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
         "peak_gib": peak_gib(),
-        "facts": json.loads(json.dumps(result, default=plain)),
+        "facts": json.loads(json.dumps(result, default=plain), parse_constant=lambda _: None),  # JSON knows no NaN
     }
     write_facts(item, facts | {job["stage"]: record})
     return record
@@ -235,7 +267,7 @@ def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
 
 def explain(error: Exception) -> str:
     """One line: what went wrong, and where, unless the message is one that we wrote for the user."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:1000].encode(errors="backslashreplace").decode()
     trace = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ValueError) and Path(trace[-1].filename).parent == Path(__file__).parent:
         return text

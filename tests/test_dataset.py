@@ -82,6 +82,7 @@ def test_collect_finds_meshes_in_order_and_names_do_not_change_when_meshes_are_a
     assert len(after) == 4
     assert {item.name for item in before} < {item.name for item in after}
     assert [item.name for item in dataset.collect(folder, tree, 64, limit=2)] == [item.name for item in after[:2]]
+    assert dataset.collect(folder, tree, 64, limit=-1) == after  # all, like jobs = -1
 
 
 def test_our_own_tree_inside_the_meshes_folder_is_not_collected(meshes, tmp_path):
@@ -100,6 +101,55 @@ def test_items_csv_keeps_hashes_and_notices_a_change(meshes, tmp_path):
     second = dataset.collect(folder, tree, 64)
     assert second[0].sha256 == dataset.sha256(second[0].source) != first[0].sha256
     assert second[1] == first[1]
+
+
+def test_another_mesh_of_the_same_size_and_time_is_another_mesh(meshes, tmp_path):
+    folder = tmp_path / "meshes"
+    (before,) = dataset.collect(meshes("one.obj"), tmp_path / "tree", 64)
+    stamp = os.stat(before.source).st_mtime_ns
+    folder.rename(tmp_path / "old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "one.obj").write_text("ONE.OBJ")
+    os.utime(tmp_path / "new" / "one.obj", ns=(stamp, stamp))  # as from an archive
+    (after,) = dataset.collect(tmp_path / "new", tmp_path / "tree", 64)
+    assert after.name == before.name and after.sha256 == dataset.sha256(after.source) != before.sha256
+
+
+DAMAGE = [os.urandom(3000), b"x" * 200_000, b"item;source\na;b\n", b"item,source,sha256,size,mtime_ns\na,/a.obj,12"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=["noise", "one_long_field", "from_a_spreadsheet", "cut_short"])
+def test_a_damaged_items_csv_is_refused_with_the_way_out(meshes, tmp_path, damage):
+    folder, tree = meshes("one.obj"), tmp_path / "tree"
+    before = dataset.collect(folder, tree, 64)
+    (tree / "items.csv").write_bytes(damage)
+    for use in (lambda: dataset.collect(folder, tree, 64), lambda: dataset.items(tree, 64)):
+        with pytest.raises(ValueError, match=r"items\.csv: .* damaged(.|\n)*Remove the file and run 01_watertight"):
+            use()
+    (tree / "items.csv").unlink()
+    assert dataset.collect(folder, tree, 64) == before
+
+
+def test_a_folder_that_cannot_be_read_is_told(meshes, tmp_path, monkeypatch):
+    def closed(path, real=os.scandir):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    folder = meshes("one.obj", "closed/two.obj")
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.warns(match="passed over: .*closed"):
+        assert len(dataset.collect(folder, tmp_path / "tree", 64)) == 1
+
+
+def test_results_are_not_taken_for_meshes_nor_a_file_for_a_folder(meshes, tmp_path):
+    folder = meshes("one.obj")
+    (tmp_path / "link").symlink_to(folder)
+    for same in (folder, tmp_path / "link"):
+        with pytest.raises(ValueError, match="Give two folders"):
+            dataset.collect(folder, same, 64)
+    with pytest.raises(ValueError, match=r"one\.obj' is a file"):
+        dataset.collect(folder, folder + "/one.obj", 64)
 
 
 def test_two_folders_share_one_items_csv(meshes, tmp_path):
@@ -227,14 +277,29 @@ def test_link_original_links_or_copies(tmp_path, monkeypatch):
     assert not link.is_symlink() and link.read_text() == "v"
 
 
+def test_another_resolution_of_the_same_mesh_does_not_sweep_our_link_away(tmp_path, monkeypatch):
+    item = item_in(tmp_path, resolution=64)
+    (tmp_path / "chair.obj").write_text("v")
+
+    def interrupted(source, target, real=os.replace):
+        dataset.sweep(item_in(tmp_path, resolution=128).folder)
+        dataset.sweep(tmp_path / "tree" / "chair_1")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    item.link_original()
+    assert (tmp_path / "tree" / "chair_1" / "chair_1.obj").read_text() == "v"
+
+
 # -- facts and claims -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "\0\0"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "\0\0", "[" * 200_000, '{"01_watertight": {"outputs": {}}}'])
 def test_damaged_facts_are_no_facts(tmp_path, damage):
     item = item_in(tmp_path)
-    dataset.write_facts(item, {"01_watertight": {"outputs": {}}})
-    assert dataset.read_facts(item) == {"01_watertight": {"outputs": {}}}
+    facts = {"01_watertight": {"version": 1, "parameters": {}, "inputs": {}, "outputs": {}, "facts": {}}}
+    dataset.write_facts(item, facts)
+    assert dataset.read_facts(item) == facts
     item.path("_facts.json").write_text(damage)
     assert dataset.read_facts(item) == {}
 

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import math
 import os
 import random
 import re
@@ -12,11 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from lib import dataset, pool
+from lib import dataset, pool, worker
 
 ROOT = Path(__file__).parent.parent
 VERSION = 1
@@ -65,6 +67,21 @@ def misbehave(item):
         print("text on standard output is not an answer")
         os.write(1, b"nor is this\n")
         sys.stdin.read()
+    if what == "child_holds_the_pipe":
+        if os.fork() == 0:
+            time.sleep(DEADLINE)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "closes_its_pipes":
+        os.closerange(3, 100)
+        time.sleep(DEADLINE)
+    if what == "comes_back_twice":
+        os.fork()
+    if what == "leaves_a_child":
+        child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({DEADLINE})"])
+        (Path(item.dataset).parent / "child").write_text(str(child.pid))
+    if what == "returns_nothing":
+        return None
     if what == "no_fact":
         return {"what": object()}
     if what == "dies_while_writing":
@@ -73,7 +90,17 @@ def misbehave(item):
             os.kill(os.getpid(), signal.SIGKILL)
     with item.writing("_shout.txt") as path:
         path.write_text(what)
-    return {"pid": os.getpid()}
+    return {"what": what}
+
+
+def boast(item):
+    """Facts under the ledger's names, and numbers that JSON does not know."""
+    return {"status": "splendid", "item": "me", "seconds": "none", "loss": math.nan, "psnr": math.inf, "n": 3}
+
+
+def babble(item):
+    while True:
+        print("warning: " + "x" * 10_000)
 
 
 def wait_for_gate(item):
@@ -187,6 +214,31 @@ def test_a_later_stage_follows_the_earlier_one(work, tmp_path, capsys):
     assert list(run(items, parameters={"suffix": "?"}).status) == ["kept", "kept"]  # 02 did not disturb 01's facts
 
 
+def test_paths_and_tuples_are_parameters_too(work, tmp_path):
+    items = work("a")
+    assert list(run(items, parameters={"suffix": tmp_path}).status) == ["done"]
+    assert items[0].path("_shout.txt").read_text() == "A" + str(tmp_path)
+    assert list(run(items, parameters={"suffix": tmp_path}).status) == ["kept"]
+
+
+@pytest.mark.parametrize("damage", ["{}", "null", "[]", '{"version": 1, "parameters": {}, "outputs": null}'])
+def test_a_record_that_lacks_something_is_no_record(work, damage):
+    items = work("a", "b")
+    run(items)
+    items[0].path("_facts.json").write_text(f'{{"01_shout": {damage}}}')
+    assert list(run(items).status) == ["done", "kept"]
+
+
+def test_facts_do_not_pose_as_columns_and_are_json_for_everyone(work):
+    items = work("a")
+    for status in ("done", "kept"):
+        ledger = run(items, boast)
+        assert (ledger.status[0], ledger.item[0], ledger.n[0]) == (status, items[0].name, 3)
+        assert ledger.seconds[0] >= 0
+    facts = json.loads(items[0].path("_facts.json").read_text(), parse_constant=pytest.fail)["01_shout"]["facts"]
+    assert facts["psnr"] is None and facts["status"] == "splendid"
+
+
 def test_resolutions_live_side_by_side(work):
     run(work("a", resolution=64))
     assert list(run(work("a", resolution=128)).status) == ["done"]
@@ -212,8 +264,18 @@ def test_hostile_names_arrive_unchanged(work):
     assert list(read.source) == [item.source for item in items] and list(read.item) == [item.name for item in items]
 
 
+def test_a_name_that_is_no_text_is_a_name(work, tmp_path):
+    name = os.fsdecode(b"\xff\xfe.obj")
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / name).write_text("a")
+    items = work()
+    assert list(run(items).status) == ["done"]
+    assert pool.read_ledger(tmp_path / "run" / "01_shout.csv").source[0] == items[0].source
+
+
 # -- one bad item -----------------------------------------------------------------------------------------------------
 
+ODD = ["chatty", "comes_back_twice", "leaves_a_child"]  # but not at fault
 FAULTS = {
     "raise": ("ZeroDivisionError: no faces, in test_pool.py", 1),
     "segfault": ("died of SIGSEGV, in test_pool.py", 2),
@@ -221,8 +283,11 @@ FAULTS = {
     "exit": ("ended with exit code 7, twice", 2),
     "hang_in_native_code": ("timeout: more than 8 s, in test_pool.py", 1),
     "eat_memory": ("memory: more than 1 GiB", 1),
-    "no_fact": ("TypeError: a fact must be", 1),
+    "no_fact": ("TypeError: a fact or parameter must be", 1),
+    "returns_nothing": ("TypeError: test_pool:misbehave must return a dict of facts, not NoneType", 1),
     "dies_while_writing": ("died of SIGKILL, twice", 2),
+    "child_holds_the_pipe": ("died of SIGKILL, twice", 2),
+    "closes_its_pipes": ("timeout: more than 8 s", 1),
 }
 
 
@@ -231,7 +296,7 @@ def poisoned(tmp_path_factory):
     """One run over all faults at once, and a dozen innocents."""
     folder = tmp_path_factory.mktemp("poisoned")
     (folder / "meshes").mkdir()
-    for name in [*FAULTS, *(f"innocent_{k:02}" for k in range(12)), "chatty"]:
+    for name in [*FAULTS, *(f"innocent_{k:02}" for k in range(12)), *ODD]:
         (folder / "meshes" / f"{name}.obj").write_text(name)
     items = dataset.collect(folder / "meshes", folder / "tree", 64)
     ledger = run(items, misbehave, timeout=8, memory=1)
@@ -251,9 +316,15 @@ def test_a_fault_ends_its_item_alone_and_says_why(poisoned, fault):
 def test_innocents_are_untouched(poisoned):
     folder, items, ledger = poisoned
     rest = ledger.drop(index=list(FAULTS))
-    assert list(rest.status) == ["done"] * 13
+    assert list(rest.status) == ["done"] * 15
+    assert list(rest.what) == list(rest.index)  # nobody got another's answer
     assert list(ledger.item) == [item.name for item in items]
     assert all(calls(folder / "tree").count(name) == 1 for name in rest.item)
+
+
+def test_what_an_item_leaves_running_ends_with_its_worker(poisoned):
+    child = int((poisoned[0] / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_memory_and_time_of_an_item_are_its_own(poisoned):
@@ -299,6 +370,25 @@ def test_a_function_that_no_worker_can_import_is_refused_before_any_work(work):
 
     with pytest.raises(ValueError, match="top of a module"):
         run(work("a"), local)
+
+
+def test_a_parameter_that_the_function_lacks_is_refused_before_any_work(work):
+    items = work("a")
+    run(items)
+    with pytest.raises(ValueError, match=r"shout\(item, suffix(.|\n)*'sufix'"):
+        run(items, parameters={"sufix": "?"})
+    assert items[0].path("_shout.txt").exists()
+
+
+def test_a_memory_limit_below_an_idle_worker_is_refused(work):
+    with pytest.raises(ValueError, match=r"memory = 0\.001 GiB an item is too little"):
+        run(work("a"), memory=0.001)
+
+
+def test_an_item_that_prints_without_end_is_stopped(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "FLOOD", 2**20)
+    ledger = run(work("a"), babble)
+    assert "flood: printed more than 1 MiB" in ledger.reason[0]
 
 
 def test_a_worker_that_cannot_start_says_so_with_its_log(work, tmp_path, monkeypatch):
@@ -398,6 +488,57 @@ def test_two_runs_at_once_share_the_work(work, tmp_path):
     assert all(list(ledger.item) == [item.name for item in items] for ledger in ledgers)
     assert all((ledger.status == "done").sum() > 0 for ledger in ledgers)
     assert sum((ledger.status == "done").sum() for ledger in ledgers) == 40
+
+
+def test_a_run_survives_another_one_that_clears_its_folder(work, tmp_path):
+    work("a", "b", "c")
+    first = start(tmp_path, "wait_for_gate")
+    until(lambda: len(calls(tmp_path / "tree")) == 2, first)
+    run([item for item in work("z") if "z.obj" in item.source])  # same stage, same folder
+    assert not list((tmp_path / "run").glob("*.log"))
+    (tmp_path / "gate").touch()
+    output = first.communicate(timeout=DEADLINE)[0]
+    assert first.returncode == 0 and "01_shout: 3 done" in output, output
+
+
+def test_waiting_is_said_once(work, tmp_path, capsys, monkeypatch):
+    items = work("m")
+    naps = []
+    with dataset.Claims(tmp_path / "tree") as claims:
+        claims.take(items[0].stem)
+
+        def nap(seconds):
+            naps.append(seconds)
+            if len(naps) == 3:
+                claims.drop(items[0].stem)
+
+        monkeypatch.setattr(pool, "time", SimpleNamespace(sleep=nap, monotonic=time.monotonic))
+        assert list(run(items).status) == ["done"]
+    assert len(naps) == 3 and capsys.readouterr().out.count("by another run") == 1
+
+
+def test_a_run_that_fails_leaves_no_worker_and_a_ledger(work, tmp_path, monkeypatch):
+    def fail(ledger, enter=pool.Ledger.progress):
+        raise RuntimeError("our own mistake")
+
+    monkeypatch.setattr(pool.Ledger, "progress", fail)
+    with pytest.raises(RuntimeError, match="our own mistake"):
+        run(work(*"abcdef"), parameters={"pause": 0.5}, jobs=3)
+    begun = calls(tmp_path / "tree")
+    until(lambda: not [child for child in workers_of(SimpleNamespace(pid=os.getpid())) if child.is_running()])
+    assert calls(tmp_path / "tree") == begun and len(set(begun)) == len(begun) <= 4  # no second try, no new item
+    assert len(pool.read_ledger(tmp_path / "run" / "01_shout.csv")) == 1
+
+
+def test_a_signal_that_comes_while_we_print_is_heard(monkeypatch):
+    def reentrant(text):
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    monkeypatch.setattr(pool, "say", reentrant)
+    with pool.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: stop.reason)
+    assert stop.reason == "SIGINT"
 
 
 def test_a_run_waits_for_what_another_one_has_in_hand(work, tmp_path):

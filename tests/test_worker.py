@@ -1,7 +1,9 @@
 import math
 import os
+import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from lib import worker
@@ -25,6 +27,25 @@ def test_a_fault_in_a_library_is_placed_in_our_code():
 def test_a_message_written_for_the_user_is_left_as_it_is():
     ours = compile("raise ValueError('chair.obj: no faces;\\n   wanted triangles')", worker.__file__, "exec")
     assert explain(lambda: exec(ours)) == "chair.obj: no faces; wanted triangles"
+
+
+def test_a_reason_is_short_and_can_be_printed():
+    def ours():
+        raise RuntimeError("\udcff\ud800" + "x" * 10**6)
+
+    assert "\\udcff\\ud800xxx" in explain(ours) and len(explain(ours).encode()) < 1200
+
+
+def test_a_worker_that_dies_between_items_is_noticed_and_put_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # a Path there is a mistake that Python forgives
+    handle = worker.Worker(tmp_path / "log", threads=1)
+    handle.start({"function": "math:sqrt", "dataset": str(tmp_path), "memory": 0})
+    handle.usage.kill()
+    while handle.usage.status() != psutil.STATUS_ZOMBIE:
+        pass
+    assert handle.ask({})["status"] == "died"
+    handle.end()
+    assert not handle.usable()
 
 
 def test_facts_are_plain_json():
