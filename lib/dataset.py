@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from lib import mesh
-
 BOX = 1.05  # half the side of the grid's box; meshes span [-1, 1]
 PARTIAL = ".partial-"  # how the name of a file begins until its content is whole
 RECORD = {"version", "parameters", "inputs", "outputs", "facts"}  # what a stage notes about an item, at the least
@@ -103,7 +101,7 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
         raise ValueError(f"dataset = {str(dataset)!r} is a file. Give the folder for the results; it need not exist.")
     found = list(list_meshes(meshes, besides=dataset))[: limit if limit > 0 else None]
     if not found:
-        raise ValueError(f"no mesh below {meshes}. Formats that are read: {' '.join(sorted(mesh.SUFFIXES))}")
+        raise ValueError(f"no mesh below {meshes}. Formats that are read: {' '.join(suffixes())}")
     known = read_items(dataset)
     with ThreadPoolExecutor() as threads:  # hashlib lets go of the GIL
         rows = list(threads.map(lambda path: item_row(meshes, path, known), found))
@@ -121,21 +119,30 @@ def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
     rows = read_items(dataset)
     if not rows:
         raise ValueError(f"{dataset}/items.csv has no item. Run 01_watertight on this dataset first.")
-    chosen = list(rows.values())[: limit if limit > 0 else None]
+    there = {name: os.path.exists(row["source"]) for name, row in rows.items()}
+    bytes_there = {rows[name]["sha256"] for name in rows if there[name]}
+    renamed = {name for name in rows if not there[name] and rows[name]["sha256"] in bytes_there}
+    chosen = [row for name, row in rows.items() if name not in renamed][: limit if limit > 0 else None]
     return [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in chosen]
 
 
 def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
     """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
-    besides, suffixes = os.path.realpath(besides), tuple(mesh.SUFFIXES)
+    besides, read = os.path.realpath(besides), suffixes()
 
     def tell(error: OSError) -> None:
         warnings.warn(f"passed over: {error}", stacklevel=2)
 
     for where, folders, files in os.walk(folder, onerror=tell):
         folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
-        read = [f for f in sorted(files) if f[0] != "." and f.lower().endswith(suffixes)]
-        yield from (f"{where}/{f}" for f in read)
+        yield from (f"{where}/{f}" for f in sorted(files) if f[0] != "." and f.lower().endswith(read))
+
+
+def suffixes() -> tuple[str, ...]:
+    """Of the files that are meshes."""
+    from lib.mesh import SUFFIXES  # slow to import, and nothing else here needs it
+
+    return tuple(sorted(SUFFIXES))
 
 
 def item_row(meshes: Path, path: str, known: dict) -> dict:

@@ -343,7 +343,7 @@ def repeat(job_file: str, name: str) -> None:
         raise SystemExit(f"{name} is not in {job['dataset']}/items.csv")
     item = Item(name, rows[name]["source"], rows[name]["sha256"], job["dataset"], job["resolution"])
     with Claims(job["dataset"]) as claims:
-        claims.take(item.stem, wait=True)
+        claims.take(item.name, wait=True)
         record = perform(resolve(job["function"]), job, item, read_facts(item))
     say(json.dumps(record, indent=1))
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,15 @@ def test_a_folder_of_meshes_may_move_and_a_home_may_be_a_tilde(meshes, tmp_path,
     (after,) = dataset.collect("~/elsewhere", "~/tree", 64)
     assert after.name == before.name and after.source == str(tmp_path / "elsewhere" / "one.obj")
     assert dataset.items("~/tree", 64) == [after]
+
+
+def test_a_renamed_mesh_is_one_item_for_later_stages(meshes, tmp_path):
+    folder, tree = meshes("one.obj", "two.obj", "gone.obj"), tmp_path / "tree"
+    dataset.collect(folder, tree, 64)
+    (tmp_path / "meshes" / "one.obj").rename(tmp_path / "meshes" / "uno.obj")
+    (tmp_path / "meshes" / "gone.obj").unlink()  # deleted after 01 had closed it: it stays
+    dataset.collect(folder, tree, 64)
+    assert sorted(Path(item.source).stem for item in dataset.items(tree, 64)) == ["gone", "two", "uno"]
 
 
 @pytest.mark.parametrize("what", ["missing", "file", "empty"])
