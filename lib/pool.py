@@ -205,9 +205,12 @@ class Ledger:
         return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(COLUMNS))
 
     def write(self) -> None:
-        with writing(self.path) as beside:
-            self.table().to_csv(beside, index=False, errors="surrogatepass")  # a file's name may be no text
         self.wrote = time.monotonic()
+        try:
+            with writing(self.path) as beside:
+                self.table().to_csv(beside, index=False, errors="surrogatepass")  # a file's name may be no text
+        except OSError as error:  # the facts are the record, and this is only their table
+            say(f"{self.job.stage}: the ledger {short(str(self.path))} cannot be written: {error}")
 
 
 def short(text: str) -> str:
@@ -343,7 +346,7 @@ def repeat(job_file: str, name: str) -> None:
         raise SystemExit(f"{name} is not in {job['dataset']}/items.csv")
     item = Item(name, rows[name]["source"], rows[name]["sha256"], job["dataset"], job["resolution"])
     with Claims(job["dataset"]) as claims:
-        claims.take(item.name, wait=True)
+        claims.take(item.stem, wait=True)
         record = perform(resolve(job["function"]), job, item, read_facts(item))
     say(json.dumps(record, indent=1))
 

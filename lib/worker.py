@@ -208,7 +208,7 @@ def plain(value):
 
 def attempt(function: Callable, job: dict, item: Item, claims: Claims) -> dict:
     """Do one item, unless another run is at it or has done it meanwhile. Never raises: a fault is an answer."""
-    if not claims.take(item.name):
+    if not claims.take(item.stem):
         return {"status": "busy"}
     try:
         facts = read_facts(item)
@@ -221,7 +221,7 @@ def attempt(function: Callable, job: dict, item: Item, claims: Claims) -> dict:
         full = getattr(error, "errno", None) in FULL or free < 2**20
         return {"status": "full" if full else "quarantined", "reason": explain(error)}
     finally:
-        claims.drop(item.name)
+        claims.drop(item.stem)
 
 
 def current(job: dict, item: Item, facts: dict) -> bool:

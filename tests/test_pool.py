@@ -103,6 +103,14 @@ def babble(item):
         print("warning: " + "x" * 10_000)
 
 
+def meet(item):
+    """Begins when two runs are at work."""
+    noted(item, f"begun by {os.getppid()}")
+    diary = Path(item.dataset).parent / "calls.txt"
+    until(lambda: len(set(re.findall(r"by (\d+)", diary.read_text()))) == 2)
+    return {}
+
+
 def wait_for_gate(item):
     noted(item, "begun")
     until((Path(item.dataset).parent / "gate").exists)
@@ -412,16 +420,17 @@ sys.path[:0] = [{root!r}, {tests!r}]
 from lib import dataset, pool
 import test_pool
 folder = Path(sys.argv[1])
+pool.GRACE = float(sys.argv[5])
 items = dataset.collect(folder / "meshes", folder / "tree", 64)
 pool.map(getattr(test_pool, sys.argv[2]), items, stage="01_shout", run=folder / sys.argv[3], jobs=2,
          parameters=eval(sys.argv[4]))
 """
 
 
-def start(folder, function="shout", name="run", parameters=None) -> subprocess.Popen:
+def start(folder, function="shout", name="run", parameters=None, grace=5) -> subprocess.Popen:
     """A run in a process of its own, to be killed."""
     code = RUNNER.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    command = [sys.executable, "-c", code, str(folder), function, name, repr(parameters or {})]
+    command = [sys.executable, "-c", code, str(folder), function, name, repr(parameters or {}), str(grace)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
@@ -469,18 +478,18 @@ def test_a_stopped_run_lets_items_finish_and_loses_nothing(work, tmp_path, numbe
 
 def test_a_second_ctrl_c_does_not_wait(work, tmp_path):
     work("hang_in_native_code")
-    process = start(tmp_path, "misbehave")
+    process = start(tmp_path, "misbehave", grace=1000)
     until(lambda: calls(tmp_path / "tree"), process)
     process.send_signal(signal.SIGINT)
-    assert "stopping: SIGINT" in "".join(iter(process.stdout.readline, "stopping: SIGINT\n")) + "stopping: SIGINT"
+    assert "stopping: SIGINT\n" in iter(process.stdout.readline, "")
     process.send_signal(signal.SIGINT)
-    process.wait(DEADLINE)
+    process.communicate(timeout=DEADLINE)
     assert not list((tmp_path / "tree").rglob("*_shout.txt"))
 
 
 def test_two_runs_at_once_share_the_work(work, tmp_path):
     items = work(*(f"m{k:02}" for k in range(40)))
-    both = [start(tmp_path, name=name, parameters={"pause": 0.02}) for name in ("left", "right")]
+    both = [start(tmp_path, "meet", name) for name in ("left", "right")]
     outputs = [process.communicate(timeout=DEADLINE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert calls(tmp_path / "tree") == sorted(item.name for item in items)  # each item once
@@ -566,17 +575,17 @@ def test_a_crash_after_the_facts_but_before_the_ledger_is_adopted(work, tmp_path
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_like_an_undisturbed_one(work, tmp_path):
     items = work(*(f"m{k:02}" for k in range(60)))
-    pause = random.Random(0)
-    kills = 0
+    moment, kills = random.Random(0), 0
     while kills < 20:
+        before = len(calls(tmp_path / "tree"))
         process = start(tmp_path, parameters={"pause": 0.05})
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=0.3 + 1.5 * pause.random())
-            for path in random.Random(kills).sample(items, 40):  # all done too early: make work
-                path.path("_shout.txt").unlink(missing_ok=True)
+        until(lambda: len(calls(tmp_path / "tree")) > before, process)  # noqa: B023 (called at once)
+        time.sleep(0.6 * moment.random())
+        kills += process.poll() is None
         process.kill()
         process.communicate()
-        kills += 1
+        for item in moment.sample(items, 40):  # else the last kills find nothing to do
+            item.path("_shout.txt").unlink(missing_ok=True)
     ledger = run(items, parameters={"pause": 0.05})
     assert len(ledger) == 60 and "quarantined" not in set(ledger.status)
     undisturbed = tmp_path / "undisturbed"
@@ -612,8 +621,21 @@ def test_a_full_disk_stops_the_run_and_nothing_is_half_written(work, tmp_path, s
     assert set(ledger.status) == {"done", "kept"} and len(ledger) == 20
 
 
-def test_progress_is_plain_text(work, capsys, monkeypatch):
-    run(work("a", "b"))
+def test_a_ledger_that_cannot_be_written_does_not_end_a_run(work, tmp_path, capsys):
+    (tmp_path / "run" / "01_shout.csv").mkdir(parents=True)
+    assert list(run(work("a")).status) == ["done"]
+    assert "01_shout.csv cannot be written" in capsys.readouterr().out
+
+
+def test_progress_is_plain_text_with_rate_and_time_left(work, tmp_path, capsys):
+    items = work("a", "b", "c", "d")
+    run(items[:2])
     output = capsys.readouterr().out
     assert "01_shout: 2 items, 0 kept, 2 to do" in output and "01_shout: 2 done in" in output
     assert "\r" not in output and "\x1b" not in output
+    job = pool.Job("01_shout", "", {}, [], 1, "", 64, str(tmp_path / "run"), 0, 0)
+    ledger = pool.Ledger(job, items)
+    ledger.started = ledger.told = time.monotonic() - 10
+    ledger.enter(items[0], {"status": "done"})
+    ledger.progress()
+    assert capsys.readouterr().out == "01_shout: 1/4  1 done  0.10/s  30 s left\n"
