@@ -311,7 +311,7 @@ def write_facts(item: Item, facts: dict) -> None:
 
 
 def whole(item: Item, outputs: dict) -> bool:
-    """Are all these files there, in their full size? (A flipped bit is found by `verify`, not by every run.)"""
+    """Are all these files there, in their full size?"""
     stem = f"{item.folder}/{item.stem}"
     try:
         return all(os.stat(stem + suffix).st_size == output["size"] for suffix, output in outputs.items())

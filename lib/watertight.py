@@ -16,6 +16,8 @@ NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")]  #
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 HOLES, REMESH = ("close", "wall"), ("auto", "always")
 TILT = np.radians(35)  # of the rays that look for a body behind an edge: an edge of 60 degrees is no thin part
+PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}
+PASSED_ON |= {"hollow": False, "on_source": 1.0, "missed": 0.0}  # facts of a mesh that needs no remaking
 FAR = 2.0  # reach of the band in cells: a wall (eps, 0.95 cell) and one edge
 
 
@@ -41,59 +43,65 @@ def close(
     if holes not in HOLES or remesh not in REMESH:
         raise ValueError(f"holes is {holes!r} and remesh {remesh!r}; wanted one of {HOLES} and one of {REMESH}")
     watch = Watch()
-    h, eps = field.spacing(resolution), 2 / resolution
     V, F = merge(V, F)
-    facts = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}
-    if remesh == "auto" and facts["watertight_in"] and is_solid(V, F):
-        facts |= {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0, "hollow": False}
+    came = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}
+    if remesh == "auto" and came["watertight_in"] and is_solid(V, F):
         watch("prepare")
-        return (
-            V,
-            F,
-            facts | {"on_source": 1.0, "missed": 0.0} | judge(field.prepare(V, F), V, F, resolution) | watch.seconds,
-        )
+        facts = PASSED_ON | judge(field.prepare(V, F), V, F, resolution)
+    else:
+        V, F, facts = remake(V, F, resolution, holes, watch)
+    return V, F, came | facts | watch.seconds
 
+
+def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, watch: "Watch"):
+    """The surface made anew, from the signs of the corners of a sparse grid: V, F and facts."""
+    h, eps = field.spacing(resolution), 2 / resolution
     shift = SHIFT * h
-    source = V + shift
-    surface = field.prepare(source, F)
+    V = V + shift
+    surface = field.prepare(V, F)
     watch("prepare")
     grid = Grid(surface, resolution, field.band(surface, resolution, FAR * h))
     watch("band")
+
+    # Step 1: who is outside. A flood that stays eps off the source, then back to the source by sight.
     flooded = field.flood(grid.band.keys[grid.band.distance <= eps])
     outside = push_back(grid, flooded, eps)
     watch("outside")
+
+    # Step 2: how far off the source the surface must lie where the source is thin.
     offset = walls(grid, outside, flooded, eps)
     near = outside & (grid.band.distance < h)
-    facts |= {
-        "remeshed": True,
-        "two_sided": float((offset[near] > 0.99 * eps).mean()),
-        "thin": float((offset[near] > 0).mean()),
-        "caps": 0,
-    }
+    two_sided, is_thin = (float((offset[near] > least).mean()) for least in (0.99 * eps, 0))
     watch("walls")
+
+    # Step 3: solids with a large hole are closed, which turns their inside from outside to inside.
+    pieces = winding.holed_solids(V, F, 1.5 * h) if holes == "close" and two_sided > 0.005 else []
     number = None
-    if holes == "close" and facts["two_sided"] > 0.005:
-        pieces = winding.holed_solids(source, F, 1.5 * h)
-        facts["caps"] = len(pieces)
-        if pieces:
-            thin_keys = grid.band.keys[offset > 0]
-            grid, outside, filled, number = fill(grid, outside, flooded, source, pieces)
-            flooded = field.flood(grid.band.keys[~outside])
-            offset = walls(grid, outside, flooded, eps, field.find(thin_keys, grid.band.keys) >= 0)
-            offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
-        watch("holes")
+    if pieces:
+        thin_keys = grid.band.keys[offset > 0]
+        grid, outside, filled, number = fill(grid, outside, flooded, V, pieces)
+        flooded = field.flood(grid.band.keys[~outside])
+        offset = walls(grid, outside, flooded, eps, field.find(thin_keys, grid.band.keys) >= 0)
+        offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
+    watch("holes")
+
+    # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
     values, wall = signed(grid, outside, offset, eps, number)
-    keys, values, facts["turned"] = contour.repair(grid.band.keys, values)
+    keys, values, turned = contour.repair(grid.band.keys, values)
     watch("repair")
     wall = field.find(grid.band.keys[wall], keys) >= 0
-    V, F_out, moved = contour.dual(surface, keys, values, wall, resolution)
+    V_new, F_new, moved = contour.dual(surface, keys, values, wall, resolution)
     watch("extract")
-    P, N, _ = winding.sample(source, F, winding.SAMPLES)
+
+    # Step 5: how good it is, where the source is seen from outside.
+    P, N, _ = winding.sample(V, F, winding.SAMPLES)
     seen = np.logical_or(*(sees_outside(grid, outside, flooded, P + side * 0.1 * h * N) for side in (1, -1)))
-    facts |= {"on_source": float(moved.mean()), "missed": 0.0} | judge(surface, V, F_out, resolution, P[seen])
-    facts["hollow"] = bool(facts["volume"] < 1.1 * facts["area"] * eps)  # all walls
+    facts = {"remeshed": True, "two_sided": two_sided, "thin": is_thin, "caps": len(pieces), "turned": turned}
+    facts |= {"hollow": False, "on_source": float(moved.mean()), "missed": 0.0}
+    facts |= judge(surface, V_new, F_new, resolution, P[seen])
+    facts["hollow"] = bool(facts["volume"] < 1.1 * facts["area"] * eps)  # all wall
     watch("measure")
-    return V - shift, F_out, facts | watch.seconds
+    return V_new - shift, F_new, facts
 
 
 class Grid(NamedTuple):

@@ -217,6 +217,8 @@ def attempt(function: Callable, job: dict, item: Item, claims: Claims) -> dict:
         return {"status": "done", "record": perform(function, job, item, facts)}
     except Exception as error:
         traceback.print_exc()
+        for suffix in item.written:  # nothing that could be taken for a result
+            item.path(suffix).unlink(missing_ok=True)
         free = shutil.disk_usage(job["dataset"]).free  # numpy's short writes carry no errno
         full = getattr(error, "errno", None) in FULL or free < 2**20
         return {"status": "full" if full else "quarantined", "reason": explain(error)}

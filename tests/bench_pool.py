@@ -51,7 +51,8 @@ def overhead(count: int = 2000, rounds: int = 3) -> None:
             few, many = items[: count // 10], items[count // 10 :]
             seconds = []
             for part in (few, many):
-                seconds += [quietly(pool.map, touch, part, stage="00_touch", run=folder / "run", jobs=2)[0]]
+                limits = {"jobs": 2, "timeout": 60, "memory": 4}
+                seconds += [quietly(pool.map, touch, part, "00_touch", folder / "run", **limits)[0]]
             ours = (seconds[1] - seconds[0]) / (len(many) - len(few))
             seconds = []
             for part in (few, many):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 LISTED = ("notebooks", "lib", "params", "outputs", "tests")  # folders whose files the README's tree names one by one
@@ -226,9 +227,9 @@ def test_constraints_pin_every_dependency_plainly():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line) for line in lines)
-    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
     for name, requirement in requirements().items():
-        assert requirement.specifier.contains(pins[name]), name
+        assert requirement.specifier.contains(pins[canonicalize_name(name)]), name
     assert not {name for name in pins if name.startswith(("nvidia", "triton", "torchvision"))}
 
 

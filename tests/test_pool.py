@@ -84,6 +84,13 @@ def misbehave(item):
         return None
     if what == "no_fact":
         return {"what": object()}
+    if what.endswith("after_writing"):
+        with item.writing("_shout.txt") as path:
+            path.write_text("whole, but nobody noted it")
+        if what == "raise_after_writing":
+            raise ValueError("no normals")
+        if what == "die_after_writing":
+            os.kill(os.getpid(), signal.SIGKILL)
     if what == "dies_while_writing":
         with item.writing("_shout.txt") as path:
             path.write_text("half")
@@ -205,6 +212,24 @@ def test_only_what_is_stale_is_done_again(work, tmp_path, monkeypatch):
     assert list(run(items, parameters={"suffix": "?"}).status) == ["done"] * 3
 
 
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_file_that_was_cut_short_is_made_again(work, share):
+    items = work("a" * 100)
+    run(items)
+    whole = items[0].path("_shout.txt").read_text()
+    os.truncate(items[0].path("_shout.txt"), int(share * len(whole)))
+    assert list(run(items).status) == ["done"]
+    assert items[0].path("_shout.txt").read_text() == whole
+
+
+def test_a_crash_after_the_files_but_before_the_facts_is_made_good(work):
+    items = work("die_after_writing")
+    assert list(run(items, misbehave).status) == ["quarantined"]
+    assert items[0].path("_shout.txt").exists() and not dataset.read_facts(items[0])
+    assert list(run(items, shout).status) == ["done"]
+    assert items[0].path("_shout.txt").read_text() == "DIE_AFTER_WRITING!"
+
+
 def test_a_later_stage_follows_the_earlier_one(work, tmp_path, capsys):
     items = work("a", "b")
 
@@ -294,6 +319,7 @@ FAULTS = {
     "no_fact": ("TypeError: a fact or parameter must be", 1),
     "returns_nothing": ("TypeError: test_pool:misbehave must return a dict of facts, not NoneType", 1),
     "dies_while_writing": ("died of SIGKILL, twice", 2),
+    "raise_after_writing": ("ValueError: no normals, in test_pool.py", 1),
     "child_holds_the_pipe": ("died of SIGKILL, twice", 2),
     "closes_its_pipes": ("timeout: more than 8 s", 1),
 }
