@@ -178,16 +178,17 @@ def read_items(dataset: str | Path) -> dict[str, dict]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows = [dict.fromkeys(table.fieldnames or ()), *table]
     except csv.Error as error:
         rows = [{"damage": error}]
-    for number, row in enumerate(rows, 1):
-        if tuple(row) != COLUMNS or None in row.values():
+    for number, row in enumerate(rows):
+        if tuple(row) != COLUMNS or (number and None in row.values()):
             raise ValueError(
-                f"{path}: row {number} is damaged; wanted {','.join(COLUMNS)}. "
+                f"{path}: line {number + 1} is damaged; wanted {','.join(COLUMNS)}. "
                 "Remove the file and run 01_watertight again: it is made anew, and results are kept."
             )
-    return {row["item"]: row for row in rows}
+    return {row["item"]: row for row in rows[1:]}
 
 
 def enter_items(dataset: Path, rows: list[dict]) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -116,10 +117,16 @@ def test_another_mesh_of_the_same_size_and_time_is_another_mesh(meshes, tmp_path
     assert after.name == before.name and after.sha256 == dataset.sha256(after.source) != before.sha256
 
 
-DAMAGE = [os.urandom(3000), b"x" * 200_000, b"item;source\na;b\n", b"item,source,sha256,size,mtime_ns\na,/a.obj,12"]
+DAMAGE = [
+    random.Random(0).randbytes(3000),
+    b"",
+    b"x" * 200_000,
+    b"item;source\na;b\n",
+    b"item,source,sha256,size,mtime_ns\na,/a.obj,12",
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGE, ids=["noise", "one_long_field", "from_a_spreadsheet", "cut_short"])
+@pytest.mark.parametrize("damage", DAMAGE, ids=["noise", "empty", "one_long_field", "from_a_spreadsheet", "cut_short"])
 def test_a_damaged_items_csv_is_refused_with_the_way_out(meshes, tmp_path, damage):
     folder, tree = meshes("one.obj"), tmp_path / "tree"
     before = dataset.collect(folder, tree, 64)
