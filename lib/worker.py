@@ -291,9 +291,12 @@ def resolve(name: str) -> Callable:
 
 def versions() -> dict[str, str]:
     """Of what this process has really loaded."""
-    packages = {"skimage": "scikit-image"}
-    loaded = {name: importlib.metadata.version(packages.get(name, name)) for name in PACKAGES if name in sys.modules}
-    return {"python": platform.python_version()} | loaded
+    packages, loaded = {"skimage": "scikit-image"}, {"python": platform.python_version()}
+    for name in PACKAGES:
+        if name in sys.modules:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
+                loaded[name] = importlib.metadata.version(packages.get(name, name))
+    return loaded
 
 
 # -- memory and life --------------------------------------------------------------------------------------------------
