@@ -21,7 +21,7 @@ demo: setup ## set up, run the main street on the built-in shapes, end with a pa
 test: setup lint ## set up, lint, test (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup ## kill loops, training, browser (under 40 minutes)
+test-slow: setup ## what takes minutes: kill loops, later training and the browser (under 40)
 	$(BIN)/python -m pytest -m slow
 
 lint: setup ## style of code and notebooks

@@ -486,6 +486,18 @@ def test_no_worker_outlives_a_killed_run(work, tmp_path):
     until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
 
 
+def test_a_killed_run_writes_nothing_late(work, tmp_path):
+    work(*(f"m{k}" for k in range(8)))
+    process = start(tmp_path, parameters={"pause": 1})
+    until(lambda: len(calls(tmp_path / "tree")) == 2, process)
+    workers = workers_of(process)
+    process.kill()
+    process.wait()
+    until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+    assert len(calls(tmp_path / "tree")) == 2 and not calls(tmp_path / "tree", "ended")  # nor did they take a next item
+    assert not list((tmp_path / "tree").rglob("64_*_shout.txt"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_lets_items_finish_and_loses_nothing(work, tmp_path, number):
     items = work(*(f"m{k:02}" for k in range(40)))
