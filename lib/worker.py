@@ -32,7 +32,7 @@ FLOOD = 100 * 2**20  # bytes that an item may print
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no item's fault: the run stops
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lib.worker import serve; serve(int(sys.argv[2]))"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "LP_NUM_THREADS")
-PACKAGES = ("numpy", "scipy", "trimesh", "skimage", "pyvista", "torch", "transformers", "lib")
+PACKAGES = ("numpy", "scipy", "igl", "embreex", "trimesh", "skimage", "pyvista", "torch", "transformers", "lib")
 
 
 # -- the pool's end ---------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def resolve(name: str) -> Callable:
 
 def versions() -> dict[str, str]:
     """Of what this process has really loaded."""
-    packages, loaded = {"skimage": "scikit-image"}, {"python": platform.python_version()}
+    packages, loaded = {"igl": "libigl", "skimage": "scikit-image"}, {"python": platform.python_version()}
     for name in PACKAGES:
         if name in sys.modules:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
