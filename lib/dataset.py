@@ -40,9 +40,8 @@ class Item:
     sha256: str  # of the original
     dataset: str  # root of the tree
     resolution: int
-    written: dict = field(
-        default_factory=dict, compare=False, repr=False
-    )  # suffix -> size and sha256, filled by writing()
+    # suffix -> size and sha256 of what writing() has written
+    written: dict = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def stem(self) -> str:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import joblib
 import pandas
@@ -127,6 +128,10 @@ def name_of(function: Callable, parameters: dict) -> str:
         inspect.signature(function).bind(None, **parameters)
     except TypeError as error:  # every item would fail, and lose what it has
         raise ValueError(f"{name}{inspect.signature(function)}: {error}") from None
+    for key, hint in get_type_hints(function).items():
+        if get_origin(hint) is Literal and key in parameters and parameters[key] not in get_args(hint):
+            choices = " or ".join(repr(choice) for choice in get_args(hint))
+            raise ValueError(f"{key} = {parameters[key]!r}; wanted {choices}. Nothing was touched.")
     return name
 
 

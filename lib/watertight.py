@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -14,14 +14,14 @@ from lib import contour, field, mesh, winding
 NEIGHBOURS = np.array([o for o in itertools.product((-1, 0, 1), repeat=3) if any(o)])  # (26, 3)
 NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")]  # the nearest first
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
-HOLES, REMESH = ("close", "wall"), ("auto", "always")
+Holes, Remesh = Literal["close", "wall"], Literal["auto", "always"]
 TILT = np.radians(35)  # of the rays that look for a body behind an edge: an edge of 60 degrees is no thin part
 PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}
 PASSED_ON |= {"hollow": False, "on_source": 1.0, "missed": 0.0}  # facts of a mesh that needs no remaking
 FAR = 2.0  # reach of the band in cells: a wall (eps, 0.95 cell) and one edge
 
 
-def watertight(item, resolution: int = 256, holes: str = "close", remesh: str = "auto") -> dict:
+def watertight(item, resolution: int = 256, holes: Holes = "close", remesh: Remesh = "auto") -> dict:
     """Read an item's mesh, normalise it, close it, write it; returns the facts."""
     V, F = mesh.read(item.source)
     V, center, scale = mesh.normalise(V)
@@ -36,12 +36,13 @@ def close(
     V: np.ndarray,
     F: np.ndarray,
     resolution: int = 256,
-    holes: str = "close",
-    remesh: str = "auto",
+    holes: Holes = "close",
+    remesh: Remesh = "auto",
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """A closed, manifold, outward mesh of a normalised one; flipped faces, holes and overlaps do not matter."""
-    if holes not in HOLES or remesh not in REMESH:
-        raise ValueError(f"holes is {holes!r} and remesh {remesh!r}; wanted one of {HOLES} and one of {REMESH}")
+    wanted = get_args(Holes), get_args(Remesh)
+    if holes not in wanted[0] or remesh not in wanted[1]:
+        raise ValueError(f"holes is {holes!r} and remesh {remesh!r}; wanted one of {wanted[0]} and one of {wanted[1]}")
     watch = Watch()
     V, F = merge(V, F)
     came = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import psutil
 import pytest
@@ -36,6 +37,10 @@ def shout(item, suffix="!", pause=0.0):
         path.write_text(Path(item.source).read_text().upper() + suffix)
     noted(item, "ended")
     return {"length": len(suffix)}
+
+
+def choose(item, how: Literal["softly", "loudly"] = "softly"):
+    return shout(item, "?" if how == "softly" else "!")
 
 
 def echo(item):
@@ -228,6 +233,15 @@ def test_a_crash_after_the_files_but_before_the_facts_is_made_good(work):
     assert items[0].path("_shout.txt").exists() and not dataset.read_facts(items[0])
     assert list(run(items, shout).status) == ["done"]
     assert items[0].path("_shout.txt").read_text() == "DIE_AFTER_WRITING!"
+
+
+def test_a_choice_that_there_is_not_is_refused_before_anything_is_lost(work):
+    items = work("a")
+    run(items, choose, parameters={"how": "loudly"})
+    with pytest.raises(ValueError, match="how = 'madly'; wanted 'softly' or 'loudly'"):
+        run(items, choose, parameters={"how": "madly"})
+    assert items[0].path("_shout.txt").read_text() == "A!"
+    assert list(run(items, choose, parameters={"how": "loudly"}).status) == ["kept"]
 
 
 def test_a_later_stage_follows_the_earlier_one(work, tmp_path, capsys):
