@@ -4,7 +4,6 @@ import base64
 import functools
 import html
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -21,11 +20,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Image, display
 
-from lib import mesh, picture
+from lib import chart, mesh, picture
 from lib.dataset import Item
-from lib.picture import ACCENT, GREY, INK, LINE, PAPER, WIDTH
 
-BLUE = "#4A7BA6"  # of curves
 CORPUS = 14_752  # meshes of the set this project is made for
 USABLE = ["done", "kept"]
 
@@ -183,30 +180,16 @@ def typical(ledger: pd.DataFrame, n: int = 8) -> pd.DataFrame:
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
-STYLE = {
-    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
-    **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), GREY),
-    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.12),
-    **{"axes.grid": True, "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9},
-    "axes.prop_cycle": f"cycler('color', ['{BLUE}', '{ACCENT}', '#E0A100', '#3E8E7E'])",
-}
-
 
 def timing(ledger: pd.DataFrame, size: str = "faces_in") -> Image:
     """Seconds and memory of all items in rising order; below, if there is a size, seconds against it and by step."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     rows = ledger[ledger["status"].isin(USABLE)]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.6 if size in rows else 2.3), dpi=WIDTH / 8, layout="constrained")
-        time, memory, *below = figure.subplots(1 + (size in rows), 2).flat
-        rising(time, rows["seconds"], "seconds an item")
-        rising(memory, rows["peak_gib"], "peak memory, GiB")
+    with chart.canvas(4.6 if size in rows else 2.3, 1 + (size in rows), 2) as (figure, axes):
+        time, memory, *below = axes.flat
+        chart.rising(time, rows["seconds"], "seconds an item")
+        chart.rising(memory, rows["peak_gib"], "peak memory, GiB")
         if below:
             against, by_step = below
             against.semilogx(rows[size], rows["seconds"], "o", markersize=4, alpha=0.7, markeredgewidth=0)
@@ -217,28 +200,7 @@ def timing(ledger: pd.DataFrame, size: str = "faces_in") -> Image:
             by_step.barh(steps.index.str.removeprefix("seconds_"), steps)
             by_step.set(title="seconds by step, mean")
             by_step.invert_yaxis()
-        return chart(figure, f"Seconds and memory of {len(rows)} items in rising order")
-
-
-def rising(axes, values: pd.Series, title: str) -> None:
-    """Values in rising order over the share of items; the median and the mark that 90% stay below are named."""
-    values = np.sort(values.astype(float).dropna())
-    axes.set(title=title, xlabel="% of items", xlim=(0, 103), xticks=(0, 25, 50, 75, 90, 100))
-    axes.plot(np.linspace(0, 100, len(values)), values, marker="." if len(values) < 50 else "")
-    for share in (50, 90) if len(values) else ():
-        mark = np.percentile(values, share)
-        axes.plot(share, mark, "o", color=ACCENT, markersize=5)
-        axes.annotate(text(mark), (share, mark), (-6, 5), textcoords="offset points", ha="right", color=ACCENT)
-    axes.set_ylim(0, values.max(initial=0) * 1.1 or 1)
-
-
-def chart(figure, alt: str) -> Image:
-    """A matplotlib figure as a small PNG."""
-    from PIL import Image as Pixels
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return picture.png(Pixels.open(buffer).convert("RGB"), alt)
+        return chart.image(figure, f"Seconds and memory of {len(rows)} items in rising order")
 
 
 # -- meshes -----------------------------------------------------------------------------------------------------------
