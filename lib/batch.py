@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("params", type=Path, help="the experiment, such as params/demo.yaml")
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="overrides the params file")
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help="run these sections only")
-    parser.add_argument("--minutes", type=float, default=0, help="end a section that takes longer (default: never)")
+    parser.add_argument("--minutes", type=positive, default=0, help="end a section that takes longer (default: never)")
     options = parser.parse_args(arguments)
     options.command = shlex.join(["python", "-m", "lib.batch", *(sys.argv[1:] if arguments is None else arguments)])
     try:
@@ -180,10 +181,11 @@ def run_section(run: Path, name: str, record: dict, minutes: float) -> None:
     section.update(status="running", started=now())
     publish(run, record)
     start = time.monotonic()
+    before = ledger_time(run, name)
     job = {key: section[key] for key in ("notebook", "given")} | {"target": str(target), "minutes": minutes}
     ending, peak_gib, stopped = run_process(name, job, target.with_suffix(".log"))
     seconds = round(time.monotonic() - start, 1)
-    rows = page.quarantine(run, name)
+    rows = page.quarantine(run, name) if ledger_time(run, name) != before else []  # an older run's are not ours
     section.update(ending, ended=now(), seconds=seconds, peak_gib=peak_gib, quarantined=len(rows))
     about = f"{page.minutes(seconds)}, {peak_gib} GiB" + f", {len(rows)} quarantined" * bool(rows)
     print(CONTROL.sub("", f"{name} {ending['status']} ({about}) {ending['reason']}"), flush=True)
@@ -192,6 +194,14 @@ def run_section(run: Path, name: str, record: dict, minutes: float) -> None:
     log.settle(target, **ending)
     page.export(target)
     publish(run, record)
+
+
+def ledger_time(run: Path, name: str) -> int:
+    """When the section's ledger was written, 0 if there is none."""
+    try:
+        return (run / f"{name}.csv").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def run_process(name: str, job: dict, text_log: Path) -> tuple[dict, float, bool]:
@@ -308,6 +318,13 @@ def on_signal(handler):
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def positive(text: str) -> float:
+    """A number of minutes."""
+    if not 0 < float(text) < math.inf:
+        raise ValueError
+    return float(text)
 
 
 def now() -> str:

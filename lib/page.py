@@ -111,7 +111,8 @@ def notebook(run: Path, name: str, section: dict) -> str:
 def put_aside(run: Path, sections: dict) -> str:
     rows = [
         [text(name), *(text(row[key]) for key in ("item", "reason", "seconds")), code(row["command"])]
-        for name in sections
+        for name, section in sections.items()
+        if section.get("quarantined")
         for row in quarantine(run, name)
     ]
     if not rows:

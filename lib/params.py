@@ -4,6 +4,7 @@ import ast
 import contextlib
 import difflib
 import io
+import math
 import re
 import tokenize
 from pathlib import Path
@@ -170,11 +171,11 @@ def read_value(text, default):
                 return [read_value(element, like) for element in value]
             if kind is type(None) or (kind is dict and isinstance(value, dict)):
                 return untyped(value)
-        elif kind is str and isinstance(text, str):
+        elif kind is str and isinstance(text, str) and (text or not default):  # an empty folder is a slip of the hand
             return str(text)
         elif kind is bool and type(text) is str and isinstance(yaml.safe_load(text), bool):
             return yaml.safe_load(text)
-        elif kind in (int, float) and type(text) is str:
+        elif kind in (int, float) and type(text) is str and math.isfinite(float(text)):
             return kind(text)
     raise ValueError(f"wants {KINDS[kind]}, like {default!r}, but {text!r} came")
 

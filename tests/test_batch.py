@@ -172,6 +172,24 @@ def test_the_exit_code_tells_quarantine_from_failure(after):
     assert after["codes"] == [3, 1]
 
 
+@pytest.mark.parametrize("minutes", ["-1", "0", "nan", "inf", "soon"])
+def test_minutes_are_a_positive_number(place, minutes, capsys):
+    with pytest.raises(SystemExit):
+        batch.main(["params/demo.yaml", "--minutes", minutes])
+    assert minutes in capsys.readouterr().err and not Path("outputs").exists()
+
+
+def test_an_older_ledger_is_not_counted_when_a_section_fails_before_it_writes_one(place):
+    write_notebook("01_one", LEDGER)
+    write_params("# ?\n01_one: {}\n")
+    assert batch.main(["params/demo.yaml"]) == 3
+    write_notebook("01_one", "raise ValueError('early')")
+    assert batch.main(["params/demo.yaml"]) == 1
+    section = json.loads(Path("outputs/demo/run.json").read_text())["sections"]["01_one"]
+    assert section["quarantined"] == 0 and Path("outputs/demo/01_one.csv").exists()
+    assert "Nothing was put aside" in Path("outputs/demo/index.html").read_text()
+
+
 def test_only_runs_what_was_asked_for(after):
     told, files = after["only"]
     assert [section["status"] for section in told["sections"].values()] == ["completed", "not run", "not run"]
