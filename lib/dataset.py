@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -320,9 +321,17 @@ def whole(item: Item, outputs: dict) -> bool:
 
 
 def find_inputs(item: Item, facts: dict, suffixes: tuple[str, ...]) -> dict | None:
-    """The sha256 of each file a stage reads, None if one is missing. "source" is the original mesh."""
+    """The sha256 of each file a stage reads, None if one is missing. "source" is the original mesh.
+
+    "_view_*_image.png" stands for all that an earlier stage made under such a name, at least one.
+    """
     made = {suffix: output for record in facts.values() for suffix, output in record["outputs"].items()}
-    wanted = {suffix: made.get(suffix) for suffix in suffixes if suffix != "source"}
+    wanted = {}
+    for suffix in suffixes:
+        if "*" in suffix:
+            wanted |= {name: made[name] for name in fnmatch.filter(made, suffix)} or {suffix: None}
+        elif suffix != "source":
+            wanted[suffix] = made.get(suffix)
     if None in wanted.values() or not whole(item, wanted):
         return None
     hashes = {suffix: output["sha256"] for suffix, output in wanted.items()}

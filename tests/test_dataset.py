@@ -333,6 +333,19 @@ def test_inputs_are_found_by_who_made_them(tmp_path):
     assert dataset.find_inputs(item, facts, ("_normalized.obj",)) is None
 
 
+def test_a_star_stands_for_all_files_of_that_name(tmp_path):
+    item = dataset.Item("cup_0badcafe", "/nowhere/cup.obj", "abc", str(tmp_path), 64)
+    for suffix in ("_view_000_image.png", "_view_001_image.png", "_view_000_depth.png"):
+        with item.writing(suffix) as path:
+            path.write_bytes(suffix.encode())
+    facts = {"03_render": {"outputs": item.written}}
+    found = dataset.find_inputs(item, facts, ("_view_*_image.png",))
+    assert found == {name: item.written[name]["sha256"] for name in ("_view_000_image.png", "_view_001_image.png")}
+    assert dataset.find_inputs(item, facts, ("_view_*_normal.png",)) is None, "none is not enough"
+    item.path("_view_001_image.png").unlink()
+    assert dataset.find_inputs(item, facts, ("_view_*_image.png",)) is None, "all of them must be whole"
+
+
 HOLDER = """
 import sys
 from lib.dataset import Claims
