@@ -16,15 +16,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import joblib
 import pandas
 
+from lib.attempt import alone, current, plain, resolve
 from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
-from lib.worker import Worker, current, perform, plain, resolve
+from lib.worker import Worker
 
 COLUMNS = (
     "item",
@@ -52,10 +53,12 @@ class Job:
     run: str
     timeout: float
     memory: float
+    means: dict = field(default_factory=dict)
+    together: str = ""  # "lib.latents:encode", or none
 
 
 def map(
-    function: Callable,  # f(item, **parameters) -> dict of facts, at the top of a module
+    function: Callable,  # f(item, **parameters, **means) -> dict of facts, at the top of a module
     items: list[Item],
     stage: str,  # the notebook's name, as in "01_watertight"
     run: str | Path,  # folder for the ledger and the workers' logs
@@ -65,17 +68,30 @@ def map(
     jobs: int = -1,  # items at a time, -1 = one a core
     timeout: float = 0,  # seconds an item may take, 0 = any
     memory: float = 0,  # GiB an item may take, 0 = any
+    means: dict | None = None,  # more of what it gets, which makes no other result of it: a device, where weights lie
+    together: Callable | None = None,  # f(questions, **parameters, **means) -> answers; see lib/attempt.py
+    batch: int = 1,  # items whose questions are answered together
 ) -> pandas.DataFrame:
     """Do every item that is not done yet. Returns the ledger, a row an item, which is also <run>/<stage>.csv.
 
+    A stage with a model is a generator: it yields a question for the model (read in a thread), gets the answer, writes
+    it (in a thread) and returns its facts. `together` answers the questions of up to `batch` items. With two or three
+    jobs the one reads and writes while the other has the device.
     Raise VERSION in the function's module when the same parameters come to give other files: all is done again then.
     """
     if not items:
         raise ValueError(f"{stage}: no items to work on")
+    parameters, means = (json.loads(json.dumps(given or {}, default=plain)) for given in (parameters, means))
+    if bool(together) != inspect.isgeneratorfunction(function):
+        raise ValueError(f"{stage}: a stage that yields questions needs `together`, which answers them, and no other")
+    if batch < 1:
+        raise ValueError(f"batch = {batch}; wanted 1 or more items that are done together")
     job = Job(
         stage=stage,
-        function=name_of(function, parameters or {}),
-        parameters=json.loads(json.dumps(parameters or {}, default=plain)),  # as the facts have them: a tuple is a list
+        function=name_of(function, parameters | means),
+        parameters=parameters,  # as the facts have them: a tuple is a list
+        means=means,
+        together=name_of(together, parameters | means) if together else "",
         inputs=list(inputs),
         version=getattr(sys.modules[function.__module__], "VERSION", 1),
         dataset=str(Path(items[0].dataset).absolute()),
@@ -88,7 +104,8 @@ def map(
     ledger = Ledger(job, items)
     todo = plan(job, items, ledger)
     try:
-        with Stop() as stop, Guards(job, stop, min(joblib.effective_n_jobs(jobs), len(todo) or 1)) as guards:
+        count = min(joblib.effective_n_jobs(jobs), len(todo) or 1)
+        with Stop() as stop, Guards(job, stop, count, batch) as guards:
             work_off(todo, ledger, guards, stop)
     finally:
         ledger.write()
@@ -96,7 +113,9 @@ def map(
     if stop.reason:
         error = KeyboardInterrupt if stop.signal else OSError
         raise error(f"{stage} stopped: {stop.reason}. What is done is kept: the same command goes on from here.")
-    return ledger.table()
+    table = ledger.table()
+    table.attrs["wall"] = time.monotonic() - ledger.started  # seconds of the whole run, for rates
+    return table
 
 
 def work_off(todo: list[Item], ledger: "Ledger", guards: "Guards", stop: "Stop") -> None:
@@ -274,8 +293,8 @@ class Stop:
 class Guards:
     """Threads that look after one worker each, and the watchdog that ends what takes too long or too much."""
 
-    def __init__(self, job: Job, stop: Stop, count: int):
-        self.job, self.stop, self.count = job, stop, count
+    def __init__(self, job: Job, stop: Stop, count: int, batch: int = 1):
+        self.job, self.stop, self.count, self.batch = job, stop, count, batch
         self.mine = threading.local()  # a worker dies with the thread that started it, so each thread has its own
         self.numbers = itertools.count(1)
         self.workers: list[Worker] = []
@@ -305,17 +324,30 @@ class Guards:
         self.clear(lambda log: not log.stat().st_size)
 
     def map(self, items: list[Item]) -> Iterator[tuple[Item, dict]]:
-        return self.parallel(joblib.delayed(self.do)(item) for item in items if not self.stop.reason)
+        size = min(self.batch, -(-len(items) // self.count))  # a few items are enough for all
+        batches = (items[start : start + size] for start in range(0, len(items), size))
+        done = self.parallel(joblib.delayed(self.do)(batch) for batch in batches if not self.stop.reason)
+        return itertools.chain.from_iterable(done)
 
-    def do(self, item: Item) -> tuple[Item, dict]:
-        """One item; once more in a new process if the first one died: what killed it may have come from outside."""
-        for _ in range(2):
+    def do(self, items: list[Item]) -> list[tuple[Item, dict]]:
+        """One item; once more in a new process if the first one died: what killed it may have come from outside.
+
+        Several at once, or one by one, if their process came to an end over them: then it is known over whom.
+        """
+        tries = 2 if len(items) == 1 else 1
+        for _ in range(tries):
             if self.stop.reason or self.ended.is_set():
-                return item, {"status": "not run"}
-            reply = self.worker().ask(asdict(item), self.job.timeout, self.job.memory)
-            if reply["status"] != "died":
-                return item, reply
-        return item, reply | {"status": "quarantined", "reason": f"{reply['reason']}, twice"}
+                return [(item, {"status": "not run"}) for item in items]
+            limits = self.job.timeout * len(items), self.job.memory
+            reply = self.worker().ask([asdict(item) for item in items], *limits)
+            if "replies" in reply:
+                share = {"seconds": round(reply["seconds"] / len(items), 3), "peak_gib": reply["peak_gib"]}
+                return [(item, share | answer) for item, answer in zip(items, reply["replies"], strict=True)]
+            if reply["status"] != "died" and len(items) == 1:
+                return [(items[0], reply)]
+        if len(items) > 1:
+            return [pair for item in items for pair in self.do([item])]
+        return [(items[0], reply | {"status": "quarantined", "reason": f"{reply['reason']}, twice"})]
 
     def worker(self) -> Worker:
         """This thread's worker, a new one if it has none or the old one is spent."""
@@ -352,7 +384,7 @@ def repeat(job_file: str, name: str) -> None:
     item = Item(name, rows[name]["source"], rows[name]["sha256"], job["dataset"], job["resolution"])
     with Claims(job["dataset"]) as claims:
         claims.take(item.stem, wait=True)
-        record = perform(resolve(job["function"]), job, item, read_facts(item))
+        record = alone(job, item)
     say(json.dumps(record, indent=1))
 
 

@@ -1,38 +1,29 @@
 """One guarded process, seen from both ends: the pool's handle on it, and what runs inside it.
 
-They speak JSON, a line each way an item. Inside, an item is done under its claim and its facts are noted last.
+They speak JSON, a line each way for an item, or for some that are done together (lib/attempt.py).
 """
 
 import contextlib
 import ctypes
-import errno
 import faulthandler
-import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from lib.dataset import Claims, Item, find_inputs, read_facts, sweep, whole, write_facts
+from lib.attempt import attempt, place, plain, resolve
+from lib.dataset import Claims, Item
 
 FLOOD = 100 * 2**20  # bytes that an item may print
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no item's fault: the run stops
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lib.worker import serve; serve(int(sys.argv[2]))"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "LP_NUM_THREADS")
-PACKAGES = ("numpy", "scipy", "igl", "embreex", "trimesh", "skimage", "pyvista", "torch", "transformers", "lib")
 
 
 # -- the pool's end ---------------------------------------------------------------------------------------------------
@@ -69,7 +60,7 @@ class Worker:
             takes = f"a worker takes {self.gib():.2f} GiB before its first item"
             raise ValueError(f"memory = {job['memory']:g} GiB an item is too little: {takes}")
 
-    def ask(self, request: dict, timeout: float = 0, memory: float = 0) -> dict:
+    def ask(self, request: dict | list, timeout: float = 0, memory: float = 0) -> dict:
         """Send one line, wait for the answer. If none comes: {"status": "died", "reason": how and where}."""
         if self.log_size() > FLOOD:
             os.truncate(self.log.name, 0)
@@ -182,139 +173,20 @@ def serve(parent: int) -> None:
     ):  # how the pool asks where a hung item hangs; answers even if native code holds the GIL
         faulthandler.register(signal.SIGUSR1, all_threads=False)
     job = json.loads(requests.readline())
-    function, own = resolve(job["function"]), os.getpid()
+    resolve(job["function"])  # imports what it needs
+    own = os.getpid()
     with Claims(job["dataset"]) as claims:
         answer(answers, {"status": "ready"})
         for line in requests:
-            reply = attempt(function, job, Item(**json.loads(line)), claims)
+            replies = attempt(job, [Item(**item) for item in json.loads(line)], claims)
             if os.getpid() != own:
                 os._exit(0)  # a child that the item forked and let return: it has no say
-            answer(answers, reply)
+            answer(answers, {"replies": replies})
 
 
 def answer(stream, reply: dict) -> None:
     stream.write(json.dumps(reply, default=plain) + "\n")
     stream.flush()
-
-
-def plain(value):
-    """Numpy's numbers and arrays as JSON has them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"a fact or parameter must be a number, a text or a list of them, not {type(value).__name__}")
-
-
-def attempt(function: Callable, job: dict, item: Item, claims: Claims) -> dict:
-    """Do one item, unless another run is at it or has done it meanwhile. Never raises: a fault is an answer."""
-    if not claims.take(item.stem):
-        return {"status": "busy"}
-    try:
-        facts = read_facts(item)
-        if current(job, item, facts):
-            return {"status": "kept", "record": facts[job["stage"]]}
-        return {"status": "done", "record": perform(function, job, item, facts)}
-    except Exception as error:
-        traceback.print_exc()
-        for suffix in item.written:  # nothing that could be taken for a result
-            item.path(suffix).unlink(missing_ok=True)
-        free = shutil.disk_usage(job["dataset"]).free  # numpy's short writes carry no errno
-        full = getattr(error, "errno", None) in FULL or free < 2**20
-        return {"status": "full" if full else "quarantined", "reason": explain(error)}
-    finally:
-        claims.drop(item.stem)
-
-
-def current(job: dict, item: Item, facts: dict) -> bool:
-    """Was this stage done with these parameters, from these inputs, and is what it made still whole?"""
-    record = facts.get(job["stage"])
-    return (
-        record is not None
-        and record["version"] == job["version"]
-        and record["parameters"] == job["parameters"]
-        and record["inputs"] == find_inputs(item, facts, job["inputs"])
-        and whole(item, record["outputs"])
-    )
-
-
-def perform(function: Callable, job: dict, item: Item, facts: dict) -> dict:
-    """Call the stage's function on one item and note what it did. The facts come last: until then nothing counts."""
-    sweep(item.folder)
-    if stale := facts.pop(job["stage"], None):  # gone before its files are, so that no crash leaves a record that lies
-        write_facts(item, facts)
-        for suffix in stale["outputs"]:
-            item.path(suffix).unlink(missing_ok=True)
-    inputs = find_inputs(item, facts, job["inputs"])
-    if inputs is None:
-        raise ValueError(f"{item.folder}: one of {', '.join(job['inputs'])} is missing; run the earlier notebook again")
-    reset_peak()
-    start = time.perf_counter()
-    result = function(item, **job["parameters"])
-    if not isinstance(result, dict):
-        raise TypeError(f"{job['function']} must return a dict of facts, not {type(result).__name__}")
-    record = {
-        "version": job["version"],
-        "parameters": job["parameters"],
-        "inputs": inputs,
-        "outputs": dict(item.written),
-        "versions": versions(),
-        "seconds": round(time.perf_counter() - start, 3),
-        "peak_gib": peak_gib(),
-        "facts": json.loads(json.dumps(result, default=plain), parse_constant=lambda _: None),  # JSON knows no NaN
-    }
-    write_facts(item, facts | {job["stage"]: record})
-    return record
-
-
-def explain(error: Exception) -> str:
-    """One line: what went wrong, and where, unless the message is one that we wrote for the user."""
-    text = " ".join(str(error).split())[:1000].encode(errors="backslashreplace").decode()
-    trace = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, ValueError) and Path(trace[-1].filename).parent == Path(__file__).parent:
-        return text
-    return f"{type(error).__name__}: {text}" + place([(f.filename, f.lineno, f.name) for f in reversed(trace)])
-
-
-def place(frames: list[tuple]) -> str:
-    """Where in our own code something happened, from (file, line, function) with the innermost first."""
-    libraries = ("site-packages", sysconfig.get_path("stdlib"))
-    ours = [frame for frame in frames if not any(library in frame[0] for library in libraries)] or frames
-    return f", in {Path(ours[0][0]).name}:{ours[0][1]} {ours[0][2]}" if ours else ""
-
-
-def resolve(name: str) -> Callable:
-    """ "lib.watertight:watertight" -> the function."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def versions() -> dict[str, str]:
-    """Of what this process has really loaded."""
-    packages, loaded = {"igl": "libigl", "skimage": "scikit-image"}, {"python": platform.python_version()}
-    for name in PACKAGES:
-        if name in sys.modules:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
-                loaded[name] = importlib.metadata.version(packages.get(name, name))
-    return loaded
-
-
-# -- memory and life --------------------------------------------------------------------------------------------------
-
-
-def reset_peak() -> None:
-    """Let the kernel forget the highest memory so far (Linux), so that the peak is the item's own."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gib() -> float:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.split("VmHWM:")[1].split()[0]) / 2**20, 3)
-    except (OSError, IndexError):
-        memory = psutil.Process().memory_info()
-        return round(getattr(memory, "peak_wset", memory.rss) / 2**30, 3)
 
 
 def die_with(parent: int) -> None:
