@@ -1,0 +1,306 @@
+"""Judge a closed mesh against its source with code of its own: its topology, distances both ways, what a ball reaches.
+
+Nothing here asks lib/watertight.py what it believes, but for two flags that a user sees too: hollow, and how many caps.
+"""
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from igl import AABB, fast_winding_number
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+SAMPLES = 20_000  # points on either surface
+SIDES = 5_000  # of them tell from how many sides the source is seen
+FACES = 20_000  # triangles whose self-intersections are looked for
+DIRECTIONS = 100  # from which it is looked at
+BOX = 1.05
+
+BARS = {  # what a result is held to: name -> whether it holds, from the figures below; None where it does not apply
+    "closed": lambda f: f["open_edges"] == 0 and f["torn_fans"] == 0,
+    "volume": lambda f: f["volume"] > 0,
+    "outward": lambda f: f["inward"] <= 0.01,
+    "no_shells": lambda f: f["shells"] == 0,
+    "mean": lambda f: f["mean"] <= 0.25 if f["solid"] else None,
+    "near": lambda f: f["far"] <= 0.001 if f["solid"] else None,
+    "kept": lambda f: f["missed"] <= 0.001,
+    "bounds": lambda f: f["bounds"] <= 1.2,
+    "flagged": lambda f: f["flagged"] or not f["hollow"],
+    "simple": lambda f: f["crossing"] < 0.01,
+}
+
+
+def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int = 0) -> dict:
+    """Figures of a result (V, F) beside its source (V, F), both normalised; lengths are in cells."""
+    rng = np.random.default_rng(seed)
+    h, eps = 2 * BOX / resolution, 2 / resolution
+    source, result = Mesh(*drop_flat(*source)), Mesh(*result)
+    figures = topology(result.V, result.F) | shells(result, 0.02 * h, rng)
+    figures["crossing"] = crossing(result.V, result.F, rng)
+    area = np.linalg.norm(result.normals, axis=1).sum() / 2
+    figures["hollow"], figures["flagged"] = bool(figures["volume"] < 1.1 * area * eps), bool(facts["hollow"])
+    ends = [np.array([m.V[m.F].min((0, 1)), m.V[m.F].max((0, 1))]) for m in (source, result)]
+    figures["bounds"] = float(np.abs(ends[0] - ends[1]).max() / h)
+    figures["spans"] = bool(np.isclose(np.ptp(ends[0], axis=0).max(), 2, rtol=0, atol=1e-6))
+
+    # From the result to the source: where the source is thinner than 2 eps the result may be a wall around it.
+    P, N = sample(result, SAMPLES, rng)
+    distance, touched = source.closest(P)
+    thickness = 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N)
+    thick = thickness >= 2 * eps
+    figures |= {
+        "mean": float(distance[thick].mean() / h) if thick.any() else 0.0,
+        "mean_all": float(distance.mean() / h),
+        "far": float((distance > 1.3 * h).mean()),
+        "farthest": float(distance.max() / h),
+        "thin": float(1 - thick.mean()),
+    }
+
+    # From the source to the result, where the source can be seen and a ball of radius eps can come near.
+    P, N = sample(source, SAMPLES, rng)
+    seen = source.seen(P, N)
+    figures["two_sided"] = float(seen[:SIDES].all(1).sum() / max(seen[:SIDES].any(1).sum(), 1))
+    figures["solid"] = figures["two_sided"] < 0.002
+    P, N = P[seen.any(1)], N[seen.any(1)]
+    distance = result.closest(P)[0]
+    lost = np.flatnonzero(distance > 2 * h)
+    lost = rng.permutation(lost)[:1000]  # a share of them tells enough
+    each = (distance > 2 * h).mean() / max(len(lost), 1)
+    capped = behind_caps(source, result, P[lost], N[lost], 1.3 * h) & (facts["caps"] > 0)
+    reached = np.zeros(len(lost), bool)
+    reached[~capped] = reachable(source, P[lost][~capped], eps, eps + 2 * h, h)
+    figures |= {
+        "missed": float(each * reached.sum()),
+        "unreached": float(each * (~reached & ~capped).sum()),
+        "capped": float(each * capped.sum()),
+        "missed_at": [round(float(x), 4) for x in P[lost[reached.argmax()]]] if reached.any() else [],
+        "seen": float(seen.any(1).mean()),
+    }
+    return figures
+
+
+def verdict(figures: dict) -> dict:
+    """Bar -> True, False, or None where it does not apply."""
+    return {name: bar(figures) for name, bar in BARS.items()}
+
+
+# -- a mesh and its queries -------------------------------------------------------------------------------------------
+
+
+class Mesh:
+    """Triangles with igl's tree for distances and embree's for rays."""
+
+    def __init__(self, V, F):
+        self.V, self.F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
+        A, B, C = self.V[self.F].swapaxes(0, 1)
+        self.normals = np.cross(B - A, C - A)  # as long as twice the area
+        self.tree, self.scene = AABB(), EmbreeScene()
+        self.tree.init(self.V, self.F)
+        TriangleMesh(self.scene, self.V.astype(np.float32), self.F.astype(np.int32))
+
+    def closest(self, P):
+        """Distance and closest point."""
+        squared, _, point = self.tree.squared_distance(self.V, self.F, np.ascontiguousarray(P, np.float64))
+        return np.sqrt(squared), point
+
+    def first_hit(self, O, D):
+        """How far a ray flies, inf if for ever."""
+        if not len(O):
+            return np.zeros(0)
+        found = self.scene.run(np.ascontiguousarray(O, np.float32), np.ascontiguousarray(D, np.float32), output=True)
+        return np.where(found["primID"] >= 0, found["tfar"], np.inf)
+
+    def free(self, P, N, direction):
+        """Whether points on the surface see the sky in a direction, from the side that faces it."""
+        side = np.where(N @ direction > 0, 1.0, -1.0)[:, None]
+        O = P + 1e-4 * side * N
+        return np.isinf(self.first_hit(O, np.broadcast_to(direction, O.shape)))
+
+    def seen(self, P, N):
+        """(n, 2): seen from outside on the normal's side, and on the other."""
+        seen = np.zeros((len(P), 2), bool)
+        for direction in sphere():
+            side = (N @ direction < 0).astype(int)
+            todo = np.flatnonzero(~seen[np.arange(len(P)), side] & ((np.arange(len(P)) < SIDES) | ~seen.any(1)))
+            seen[todo, side[todo]] = self.free(P[todo], N[todo], direction)
+        return seen
+
+
+def sphere(count: int = DIRECTIONS) -> np.ndarray:
+    """Directions all around, evenly, none along an axis; neighbours in the list are far apart."""
+    k = np.arange(count)
+    z = 1 - (2 * k + 1) / count
+    turn = k * np.pi * (3 - np.sqrt(5)) + 0.3
+    r = np.sqrt(1 - z**2)
+    return np.stack([r * np.cos(turn), r * np.sin(turn), z], -1)[np.random.default_rng(1).permutation(count)]
+
+
+def drop_flat(V, F):
+    """Without faces that have no area: they have no side to be seen from."""
+    A, B, C = V[F].swapaxes(0, 1)
+    return V, F[np.linalg.norm(np.cross(B - A, C - A), axis=1) > 1e-16]
+
+
+def sample(mesh: Mesh, count: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Points at random, evenly over the area, and their unit normals."""
+    size = np.linalg.norm(mesh.normals, axis=1)
+    face = rng.choice(len(mesh.F), count, p=size / size.sum())
+    a, b = np.sqrt(rng.random(count)), rng.random(count)
+    weight = np.stack([1 - a, a * (1 - b), a * b], -1)
+    return np.einsum("nk,nkx->nx", weight, mesh.V[mesh.F[face]]), mesh.normals[face] / size[face, None]
+
+
+# -- the result alone -------------------------------------------------------------------------------------------------
+
+
+def topology(V, F) -> dict:
+    """Edges that have not exactly two faces, one each way; vertices with more than one fan of faces; volume."""
+    m = len(F)
+    a, b = F[:, [0, 1, 2]].ravel(), F[:, [1, 2, 0]].ravel()
+    low, high, ahead = np.minimum(a, b), np.maximum(a, b), a < b
+    order = np.lexsort((ahead, high, low))
+    edge = np.stack([low, high], -1)[order]
+    start = np.flatnonzero(np.r_[True, (edge[1:] != edge[:-1]).any(1)])
+    count = np.diff(np.r_[start, len(edge)])
+    two = start[count == 2]
+    good = ahead[order][two] != ahead[order][two + 1]
+    # Corners of faces (3 m of them) are joined around a vertex where their faces share an edge that ends there.
+    one, other = order[two], order[two + 1]
+    turn = (a[one] == a[other]).astype(int)  # the two faces run along the edge the same way
+    here = np.r_[one, next_corner(one)]
+    there = np.r_[np.where(turn, other, next_corner(other)), np.where(turn, next_corner(other), other)]
+    fans, _ = connected_components(coo_array((np.ones(len(here), bool), (here, there)), shape=(3 * m, 3 * m)), False)
+    A, B, C = V[F].swapaxes(0, 1)
+    return {
+        "faces": m,
+        "open_edges": int((count != 2).sum() + (~good).sum()),
+        "torn_fans": int(fans - len(np.unique(F))),
+        "volume": float(np.einsum("ij,ij->", A, np.cross(B, C)) / 6),
+    }
+
+
+def next_corner(corner):
+    return corner + 1 - 3 * (corner % 3 == 2)
+
+
+def shells(mesh: Mesh, step: float, rng) -> dict:
+    """Winding numbers just off the surface: 0 outside and 1 inside, else it faces inward or lies in another shell."""
+    n, F = len(mesh.V), mesh.F
+    _, part = connected_components(
+        coo_array((np.ones(F.size, bool), (F.ravel(), np.roll(F, 1, 1).ravel())), shape=(n, n)), directed=False
+    )
+    part = np.unique(part[F[:, 0]], return_inverse=True)[1]
+    largest = np.lexsort((-np.linalg.norm(mesh.normals, axis=1), part))
+    rank = np.empty(len(F), int)
+    rank[largest] = np.arange(len(F)) - np.searchsorted(part[largest], part[largest])
+    face = np.unique(np.r_[np.flatnonzero(rank < 5), rng.integers(0, len(F), 5000)])  # some of each part
+    N = mesh.normals[face] / np.maximum(np.linalg.norm(mesh.normals[face], axis=1, keepdims=True), 1e-300)
+    P = mesh.V[F[face]].mean(1)
+    outer, inner = np.split(fast_winding_number(mesh.V, F, np.concatenate([P + step * N, P - step * N])), 2)
+    wrong = (np.abs(outer) > 0.3) | (np.abs(inner - 1) > 0.3)
+    each = np.bincount(part[face], wrong) / np.bincount(part[face])
+    # A part that crosses itself may have samples between its sheets: a shell is wrong nearly everywhere.
+    return {"parts": int(part.max() + 1), "shells": int((each > 0.5).sum()), "inward": float(wrong.mean())}
+
+
+def crossing(V, F, rng) -> float:
+    """Share of triangles that cross another: those drawn, held against all whose boxes meet theirs."""
+    T = V[F]
+    center, low, high = T.mean(1), T.min(1), T.max(1)
+    radius = np.linalg.norm(T - center[:, None], axis=2).max(1)
+    mine = rng.permutation(len(F))[:FACES]
+    size = np.ceil(np.log2(np.maximum(radius, 1e-9))).astype(int)
+    hit = np.zeros(len(F), bool)
+    for one in np.unique(size):  # by size, so that a few large faces do not make all of them candidates
+        those = np.flatnonzero(size == one)
+        tree = cKDTree(center[those])
+        for part in np.array_split(mine, max(1, len(mine) // 2000)):
+            near = tree.query_ball_point(center[part], radius[part] + radius[those].max())
+            a, b = np.repeat(part, list(map(len, near))), those[np.concatenate(near).astype(int)]
+            meet = (low[a] <= high[b]).all(1) & (high[a] >= low[b]).all(1) & (a != b)
+            a, b = a[meet], b[meet]
+            for k in range(3):
+                hit[a[pierces(T, F, a, b, k) | pierces(T, F, b, a, k)]] = True
+    return float(hit[mine].mean())
+
+
+def pierces(T, F, a, b, k) -> np.ndarray:
+    """Whether the k-th edge of each triangle a goes through triangle b; edges that end on a corner of b do not."""
+    P, D = T[a, k], T[a, (k + 1) % 3] - T[a, k]
+    E, G = T[b, 1] - T[b, 0], T[b, 2] - T[b, 0]
+    N = np.cross(E, G)
+    slope = (D * N).sum(1)
+    scale = np.linalg.norm(D, axis=1) * np.linalg.norm(N, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        R = P - T[b, 0]
+        t = -(R * N).sum(1) / slope
+        Q = R + t[:, None] * D
+        u, v = (np.cross(Q, G) * N).sum(1) / (N * N).sum(1), (np.cross(E, Q) * N).sum(1) / (N * N).sum(1)
+        inside = (np.minimum(t, 1 - t) > 1e-9) & (np.minimum(np.minimum(u, v), 1 - u - v) > 1e-9)
+    own = ((F[b] == F[a, k][:, None]) | (F[b] == F[a, (k + 1) % 3][:, None])).any(1)
+    return inside & ~own & (np.abs(slope) > 1e-9 * scale)
+
+
+# -- what can be reached ----------------------------------------------------------------------------------------------
+
+
+def behind_caps(source: Mesh, result: Mesh, P, N, tolerance) -> np.ndarray:
+    """Whether the way out of points that are seen leads through a part of the result that is not near the source."""
+    found = np.zeros(len(P), bool)
+    for direction in sphere():
+        todo = np.flatnonzero(~found)
+        todo = todo[source.free(P[todo], N[todo], direction)]
+        t = result.first_hit(P[todo], np.broadcast_to(direction, (len(todo), 3)))
+        todo, t = todo[np.isfinite(t)], t[np.isfinite(t)]
+        if len(todo):
+            found[todo] = source.closest(P[todo] + t[:, None] * direction)[0] > tolerance
+    return found
+
+
+def reachable(source: Mesh, P, eps, reach, h) -> np.ndarray:
+    """Whether a ball of radius eps that comes from afar gets its centre within reach of each point."""
+    found = np.zeros(len(P), bool)
+    for direction in sphere():  # straight in, as most can be
+        todo = np.flatnonzero(~found)
+        if not len(todo):
+            return found
+        t = np.full(len(todo), reach)
+        for _ in range(200):
+            going = np.flatnonzero(t < 4)
+            if not len(going):
+                break
+            room = source.closest(P[todo[going]] + t[going, None] * direction)[0] - eps
+            t[going] = np.where(room < 0, np.nan, t[going] + np.maximum(room, 0.2 * h))
+        found[todo[t >= 4]] = True
+    left = np.flatnonzero(~found)
+    if len(left):
+        free, origin = flood(source, eps, h)
+        window = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        for one in left:
+            corner = np.round((P[one] - origin) / h).astype(int) + window
+            near = np.linalg.norm(origin + corner * h - P[one], axis=1) <= reach
+            corner = np.clip(corner[near], 0, np.array(free.shape) - 1)
+            found[one] = free[tuple(corner.T)].any()
+    return found
+
+
+def flood(source: Mesh, eps, h) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of a dense grid that a ball of radius eps reaches from afar in steps along the axes; its origin."""
+    low, high = source.V[source.F].min((0, 1)) - 4.37 * h, source.V[source.F].max((0, 1)) + 4 * h
+    step = 32
+    blocks = np.stack(np.meshgrid(*(np.arange(0, n, step) for n in np.ceil((high - low) / h)), indexing="ij"), -1)
+    blocks = blocks.reshape(-1, 3).astype(int)
+    shape = blocks.max(0) + step
+    while True:
+        near = source.closest(low + (blocks + (step - 1) / 2) * h)[0] <= eps + (step - 1) / 2 * h * np.sqrt(3)
+        blocks = blocks[near]
+        if step == 1:
+            break
+        step //= 2
+        blocks = (blocks[:, None] + step * np.array(list(np.ndindex(2, 2, 2)))).reshape(-1, 3)
+    free = np.ones(shape, bool)
+    free[tuple(blocks.T)] = False
+    label, _ = ndimage.label(free)
+    return label == label[0, 0, 0], low
