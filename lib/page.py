@@ -97,6 +97,7 @@ def notebook(run: Path, name: str, section: dict) -> str:
         for key, change in section["differs"].items()
     ]
     changes = table(["Parameter", "Here", "Default", "Meaning"], differs) if differs else "<p>All defaults.</p>\n"
+    loud = "".join(f'<p class="banner">{text(told)}</p>\n' for told in banners(run / f"{name}.ipynb"))
     figure = ""
     if picture := first_picture(run / f"{name}.ipynb"):
         png, about = picture
@@ -104,7 +105,7 @@ def notebook(run: Path, name: str, section: dict) -> str:
         figure = f'<figure><a href="{text(name)}.ipynb">{image}</a></figure>\n'
     return f"""<section id="{text(name)}">
 <h2>{text(name)} {badge(section["status"])}</h2>
-{reason}{changes}{figure}</section>
+{reason}{loud}{changes}{figure}</section>
 """
 
 
@@ -162,15 +163,25 @@ def quarantine(run: Path, name: str) -> list[dict]:
 
 def first_picture(log: Path) -> tuple[str, str] | None:
     """The first PNG of an executed notebook, as base64, and what its author says it shows."""
-    try:
-        cells = nbformat.read(log, 4).cells
-    except Exception:  # there is none, or it is damaged: the page comes all the same
-        return None
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
+    for output in outputs(log):
         if png := output.get("data", {}).get("image/png"):
             about = output.metadata.get("image/png", output.metadata)
             return re.sub("[^A-Za-z0-9+/=]", "", png), str(about.get("alt", ""))
     return None
+
+
+def banners(log: Path) -> list[str]:
+    """What an executed notebook says with report.banner: it must not be missed by who reads only the page."""
+    told = (output.get("metadata", {}).get("text/html", {}) for output in outputs(log))
+    return [str(about["banner"]) for about in told if "banner" in about]
+
+
+def outputs(log: Path) -> list:
+    """All that the cells of an executed notebook show."""
+    try:
+        return [output for cell in nbformat.read(log, 4).cells for output in cell.get("outputs", [])]
+    except Exception:  # there is none, or it is damaged: the page comes all the same
+        return []
 
 
 def export(log: Path) -> None:
@@ -239,6 +250,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .question { font-size: 1.1rem; max-width: 50rem; margin: 0 0 .6rem; }
 .quiet { color: var(--grey); margin: .4rem 0 0; font-size: .92rem; }
 .reason { color: var(--bad); font-family: ui-monospace, monospace; font-size: .88rem; overflow-wrap: anywhere; }
+.banner { border: 2px solid var(--bad); border-radius: 6px; padding: .5rem .8rem; font-weight: 600; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); }

@@ -83,6 +83,14 @@ def machine() -> HTML:
     return table(pd.DataFrame(rows.items()), header=False)
 
 
+def banner(text: str) -> HTML:
+    """What must not be missed, on the run's page too: that something stands in for the real thing."""
+    style = "border: 2px solid #C2185B; border-radius: 6px; padding: 8px 12px; font-weight: 600"
+    return HTML(
+        f'<div style="{style}">{html.escape(text)}</div>' if text else "", metadata={"banner": text} if text else {}
+    )
+
+
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,9 +4,10 @@ from html.parser import HTMLParser
 
 import nbformat
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib import page
+from lib import page, report
 
 HOSTILE = """<img src=x onerror=alert(1)> "'&amp; </td><script>alert(2)</script> \udce9"""
 PNG = base64.b64encode(b"\x89PNG not really").decode()
@@ -155,6 +156,18 @@ def test_hostile_names_are_only_text(run):
     assert "onerror" not in {key for _, attributes in found.tags for key in attributes}
     assert found.text.count("<script>alert(2)</script>") >= 5
     assert found.all("img")[0]["alt"].startswith("A sheet <img src=x")
+
+
+def test_a_banner_is_repeated_on_the_page(run):
+    told = report.banner(f"A random network {HOSTILE[:-1]}")
+    data, about = DisplayFormatter().format(told, include=["text/html"])
+    output = new_output("display_data", data, metadata=about)
+    nbformat.write(new_notebook(cells=[new_code_cell("pass", outputs=[output])]), run / "02_two.ipynb")
+    page.write(run, record())
+    source = (run / "index.html").read_text(encoding="utf-8")
+    found = Page(source)
+    assert f"A random network {HOSTILE[:-1]}" in found.text and found.open == []
+    assert source.count('class="banner"') == 1, "01_one says nothing so loud"
 
 
 def test_a_running_page_looks_again_by_itself_and_an_ended_one_does_not(run):

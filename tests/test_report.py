@@ -81,6 +81,12 @@ def test_provenance_knows_the_commit_and_whether_the_tree_differs(tmp_path, monk
     assert report.provenance()["commit"] is None  # somebody else's repository
 
 
+def test_a_banner_says_it_and_no_text_is_no_banner():
+    shown = report.banner("<b> stands in")
+    assert "&lt;b&gt; stands in" in shown.data and shown.metadata == {"banner": "<b> stands in"}
+    assert not report.banner("").data and not report.banner("").metadata
+
+
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 
