@@ -22,9 +22,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
-
 from lib.dataset import Claims, Item, find_inputs, read_facts, sweep, whole, write_facts
+from lib.memory import peak_gib, reset_peak
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no item's fault: the run stops
 PACKAGES = ("numpy", "scipy", "igl", "embreex", "trimesh", "skimage", "pyvista", "torch", "transformers", "lib")
@@ -206,18 +205,3 @@ def versions() -> dict[str, str]:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
                 loaded[name] = importlib.metadata.version(packages.get(name, name))
     return loaded
-
-
-def reset_peak() -> None:
-    """Let the kernel forget the highest memory so far (Linux), so that the peak is the item's own."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gib() -> float:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.split("VmHWM:")[1].split()[0]) / 2**20, 3)
-    except (OSError, IndexError):
-        memory = psutil.Process().memory_info()
-        return round(getattr(memory, "peak_wset", memory.rss) / 2**30, 3)

@@ -55,19 +55,11 @@ def test_facts_are_plain_json():
         attempt.plain(object())
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peaks are reset on Linux only")
-def test_the_peak_is_of_the_work_since_the_reset():
-    block = bytearray(300 * 2**20)
-    before = attempt.peak_gib()
-    del block
-    attempt.reset_peak()
-    assert attempt.peak_gib() < before - 0.25
-
-
 def test_resolve_and_versions():
     assert attempt.resolve("math:sqrt") is math.sqrt
     assert attempt.versions()["numpy"] == np.__version__
-    assert "python" in attempt.versions() and "torch" not in attempt.versions()
+    assert "python" in attempt.versions()
+    assert ("torch" in attempt.versions()) == ("torch" in sys.modules)  # what is loaded, not what there is
 
 
 # -- together ---------------------------------------------------------------------------------------------------------
