@@ -8,8 +8,12 @@ The same command again goes on where it stopped; with a larger --count it adds t
 """
 
 import argparse
+import functools
+import json
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import judge_watertight
 
-from lib import dataset, mesh, pool, shapes
-from lib.watertight import watertight
+from lib import dataset, field, mesh, pool, shapes
+from lib.watertight import close, watertight
 
 STAGE = "01_watertight"
 USABLE = ["done", "kept"]
+PEERS = ("point_cloud_utils", "alpha_wrap", "mesh2sdf")
 FIGURES = {  # of each bar, which is told of a miss
     "closed": ["open_edges", "torn_fans"],
     "volume": ["volume"],
@@ -71,6 +76,9 @@ def tell(rows: pd.DataFrame) -> None:
         print(f"  {name:10} {verdicts[name].isin([True]).sum():4} of {verdicts[name].notna().sum()}")
     print(f"  {'all bars':10} {(~missed.any(axis=1)).sum():4} of {len(rows)}")
     print(f"solids: mean distance to the source {solids['mean'].median():.4f} cell in the median (bar 0.05)")
+    edges = solids["edges"].dropna().astype(float)
+    print(f"normals within 2 cells of a solid's sharp edges: {edges.median():.1%} right in the median, ", end="")
+    print(f"{(edges >= 0.97).sum()} of {len(edges)} at 97% or more")
     print(f"over 0.1% of what is seen lies behind a flagged cap: {(rows['capped'] > 0.001).sum()}; ", end="")
     print(f"where no ball of eps comes: {(rows['unreached'] > 0.001).sum()}")
     print(f"hollow: {rows['hollow'].sum()}; with caps: {(rows['made_caps'] > 0).sum()}")
@@ -88,6 +96,112 @@ def short(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+# -- other tools -----------------------------------------------------------------------------------------------------
+
+
+def compare(items: list, python: str, resolution: int, count: int = 10, slow: int = 3) -> None:
+    """Seconds (of one core) and distances of 01, a dense grid of the same distances, and other tools, mesh by mesh.
+
+    mesh2sdf takes minutes a mesh, so it does the first few only.
+    """
+    rows = []
+    for item in items:
+        V, F = mesh.read(item.source)
+        if count and 10_000 <= len(F) <= 200_000:
+            count -= 1
+            V = mesh.normalise(V)[0]
+            tools = {
+                "01": functools.partial(timed, close, V, F, resolution, remesh="always"),
+                "dense grid": functools.partial(dense, V, F, resolution),
+                **{name: functools.partial(peer, python, name, V, F, resolution) for name in PEERS},
+            }
+            for name, tool in tools.items():
+                if name != "mesh2sdf" or slow > 0:
+                    V_new, F_new, seconds = tool()
+                    rows.append({"mesh": item.name, "faces": len(F), "tool": name, "seconds": seconds})
+                    rows[-1] |= both_ways((V, F), (V_new, F_new), resolution)
+                    print("  ".join(f"{k} {short(v)}" for k, v in rows[-1].items()), flush=True)
+            slow -= 1
+    rows = pd.DataFrame(rows)
+    seconds = rows.pivot(index="mesh", columns="tool", values="seconds")
+    ratio = seconds.div(seconds["01"], axis=0)
+    table = rows.groupby("tool").agg(
+        meshes=("mesh", "size"), seconds=("seconds", "median"), closed=("closed", "sum"), hollow=("hollow", "sum"),
+        mean=("mean", "median"), farthest=("farthest", "median"), missed=("missed", "median"), parts=("parts", "mean"),
+    )  # fmt: skip
+    table.insert(2, "times 01's", ratio.median())
+    print("\nmedians; lengths in cells, seconds of one core; parts: mean share that is kept of those that are seen")
+    print(table.loc[list(dict.fromkeys(rows["tool"]))].to_string(float_format=lambda x: f"{x:.3g}"))
+
+
+def timed(function, *arguments, **options):
+    """Its first two results, and the seconds it used on all cores."""
+    start = time.process_time()
+    V, F, *_ = function(*arguments, **options)
+    return V, F, time.process_time() - start
+
+
+def peer(python: str, name: str, V, F, resolution: int):
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/source.npz", V=V, F=F)
+        script = Path(__file__).with_name("peers_watertight.py")
+        command = [python, script, name, f"{folder}/source.npz", f"{folder}/result.npz", str(resolution)]
+        said = subprocess.run(command, capture_output=True, text=True)
+        if said.returncode:
+            raise RuntimeError(f"{name} failed, its end:\n{said.stderr[-1000:]}")
+        made = np.load(f"{folder}/result.npz", allow_pickle=False)
+        return made["V"], made["F"], json.loads(said.stdout.splitlines()[-1])["seconds"]
+
+
+def dense(V, F, resolution: int, share: float = 0.02):
+    """eps - distance on all (R + 1)^3 corners, and marching cubes: what Dora and others do.
+
+    Its seconds are those of a random share of the corners, extrapolated, plus marching cubes on a grid of that size.
+    Its mesh is taken from a band about the surface, where the same distances give the same mesh.
+    """
+    from skimage.measure import marching_cubes
+
+    eps, n = 2 / resolution, resolution + 1
+    start = time.process_time()
+    surface = field.prepare(V, F)
+    ready = time.process_time() - start
+    band = field.band(surface, resolution, eps + 2 * field.spacing(resolution))
+    grid = np.full(n**3, -1.0)
+    inside = ((field.unpack(band.keys) >= 0) & (field.unpack(band.keys) < n)).all(1)
+    grid[field.unpack(band.keys[inside]) @ [n * n, n, 1]] = eps - band.distance[inside]
+    chosen = np.random.default_rng(0).choice(n**3, max(1, int(share * n**3)), replace=False)
+    chosen.sort()
+    start = time.process_time()
+    P = field.position(np.stack(np.unravel_index(chosen, (n, n, n)), -1), resolution)
+    field.closest(surface, P)
+    queries = (time.process_time() - start) * n**3 / len(chosen)
+    start = time.process_time()
+    V, F, _, _ = marching_cubes(grid.reshape(n, n, n), 0)
+    return field.position(V, resolution), F[:, ::-1], ready + queries + time.process_time() - start
+
+
+def both_ways(source: tuple, result: tuple, resolution: int) -> dict:
+    """Closed or not, hollow or not, distances to the source and what was missed of the source that is seen."""
+    rng, h, eps = np.random.default_rng(0), field.spacing(resolution), 2 / resolution
+    source, result = judge_watertight.Mesh(*judge_watertight.drop_flat(*source)), judge_watertight.Mesh(*result)
+    told = judge_watertight.topology(result.V, result.F)
+    area = np.linalg.norm(result.normals, axis=1).sum() / 2
+    back = source.closest(judge_watertight.sample(result, 20_000, rng)[0])[0] / h
+    P, N, face = judge_watertight.sample(source, 20_000, rng)
+    seen = source.seen(P, N).any(1)
+    there = result.closest(P[seen])[0] / h
+    part = judge_watertight.parts(source.V, judge_watertight.merged(source.V)[source.F])[face[seen]]
+    kept = np.bincount(part, there <= 2)[np.unique(part)] / np.bincount(part)[np.unique(part)]
+    return {
+        "closed": told["open_edges"] + told["torn_fans"] == 0,
+        "hollow": bool(abs(told["volume"]) < 1.1 * area * eps),
+        "mean": float(back.mean()),
+        "farthest": float(np.quantile(back, 0.999)),
+        "missed": float((there > 2).mean()),
+        "parts": float((kept > 0.5).mean()),
+    }
+
+
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +216,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--holes", choices=("close", "wall"), default="close")
     parser.add_argument("--remesh", choices=("auto", "always"), default="auto")
+    parser.add_argument("--peers", metavar="PYTHON", help="compare instead; peers_watertight.py says how to make one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not options.meshes:
@@ -112,6 +227,8 @@ def main() -> None:
         items = dataset.collect(options.meshes, options.dataset, options.resolution)
         order = np.random.default_rng(options.seed).permutation(len(items))
         items = [items[k] for k in order[: options.count or None]]
+        if options.peers:
+            return compare(items, options.peers, options.resolution)
         parameters = {"resolution": options.resolution, "holes": options.holes, "remesh": options.remesh}
         run = options.run or f"{options.dataset}/run_{options.resolution}"
         tell(bench_watertight.close_and_judge(items, run, parameters, options.jobs))

@@ -46,8 +46,8 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
     figures["spans"] = bool(np.isclose(np.ptp(ends[0], axis=0).max(), 2, rtol=0, atol=1e-6))
 
     # From the result to the source: where the source is thinner than 2 eps the result may be a wall around it.
-    P, N = sample(result, SAMPLES, rng)
-    distance, touched = source.closest(P)
+    P, N, _ = sample(result, SAMPLES, rng)
+    distance, touched, face = source.closest(P)
     thickness = 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N)
     thick = thickness >= 2 * eps
     figures |= {
@@ -56,10 +56,10 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
         "far": float((distance > 1.3 * h).mean()),
         "farthest": float(distance.max() / h),
         "thin": float(1 - thick.mean()),
-    }
+    } | along_edges(source, P[thick], N[thick], face[thick], 2 * h)
 
     # From the source to the result, where the source can be seen and a ball of radius eps can come near.
-    P, N = sample(source, SAMPLES, rng)
+    P, N, _ = sample(source, SAMPLES, rng)
     seen = source.seen(P, N)
     figures["two_sided"] = float(seen[:SIDES].all(1).sum() / max(seen[:SIDES].any(1).sum(), 1))
     figures["solid"] = figures["two_sided"] < 0.002
@@ -101,9 +101,9 @@ class Mesh:
         TriangleMesh(self.scene, self.V.astype(np.float32), self.F.astype(np.int32))
 
     def closest(self, P):
-        """Distance and closest point."""
-        squared, _, point = self.tree.squared_distance(self.V, self.F, np.ascontiguousarray(P, np.float64))
-        return np.sqrt(squared), point
+        """Distance, closest point and its face."""
+        squared, face, point = self.tree.squared_distance(self.V, self.F, np.ascontiguousarray(P, np.float64))
+        return np.sqrt(squared), point, face
 
     def first_hit(self, O, D):
         """How far a ray flies, inf if for ever."""
@@ -143,13 +143,22 @@ def drop_flat(V, F):
     return V, F[np.linalg.norm(np.cross(B - A, C - A), axis=1) > 1e-16]
 
 
-def sample(mesh: Mesh, count: int, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Points at random, evenly over the area, and their unit normals."""
+def merged(V) -> np.ndarray:
+    """One number (n,) for all vertices at one place."""
+    place = np.round(V * 1e7).astype(np.int64)
+    order = np.lexsort(place.T)
+    number = np.empty(len(V), np.int64)
+    number[order] = np.cumsum(np.r_[False, (place[order][1:] != place[order][:-1]).any(1)])
+    return number
+
+
+def sample(mesh: Mesh, count: int, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points at random, evenly over the area, their unit normals and faces."""
     size = np.linalg.norm(mesh.normals, axis=1)
     face = rng.choice(len(mesh.F), count, p=size / size.sum())
     a, b = np.sqrt(rng.random(count)), rng.random(count)
     weight = np.stack([1 - a, a * (1 - b), a * b], -1)
-    return np.einsum("nk,nkx->nx", weight, mesh.V[mesh.F[face]]), mesh.normals[face] / size[face, None]
+    return np.einsum("nk,nkx->nx", weight, mesh.V[mesh.F[face]]), mesh.normals[face] / size[face, None], face
 
 
 # -- the result alone -------------------------------------------------------------------------------------------------
@@ -187,11 +196,7 @@ def next_corner(corner):
 
 def shells(mesh: Mesh, step: float, rng) -> dict:
     """Winding numbers just off the surface: 0 outside and 1 inside, else it faces inward or lies in another shell."""
-    n, F = len(mesh.V), mesh.F
-    _, part = connected_components(
-        coo_array((np.ones(F.size, bool), (F.ravel(), np.roll(F, 1, 1).ravel())), shape=(n, n)), directed=False
-    )
-    part = np.unique(part[F[:, 0]], return_inverse=True)[1]
+    F, part = mesh.F, parts(mesh.V, mesh.F)
     largest = np.lexsort((-np.linalg.norm(mesh.normals, axis=1), part))
     rank = np.empty(len(F), int)
     rank[largest] = np.arange(len(F)) - np.searchsorted(part[largest], part[largest])
@@ -203,6 +208,15 @@ def shells(mesh: Mesh, step: float, rng) -> dict:
     each = np.bincount(part[face], wrong) / np.bincount(part[face])
     # A part that crosses itself may have samples between its sheets: a shell is wrong nearly everywhere.
     return {"parts": int(part.max() + 1), "shells": int((each > 0.5).sum()), "inward": float(wrong.mean())}
+
+
+def parts(V, F) -> np.ndarray:
+    """The number (m,) of the connected part that each face belongs to."""
+    n = len(V)
+    _, part = connected_components(
+        coo_array((np.ones(F.size, bool), (F.ravel(), np.roll(F, 1, 1).ravel())), shape=(n, n)), directed=False
+    )
+    return np.unique(part[F[:, 0]], return_inverse=True)[1]
 
 
 def crossing(V, F, rng) -> float:
@@ -241,6 +255,35 @@ def pierces(T, F, a, b, k) -> np.ndarray:
         inside = (np.minimum(t, 1 - t) > 1e-9) & (np.minimum(np.minimum(u, v), 1 - u - v) > 1e-9)
     own = ((F[b] == F[a, k][:, None]) | (F[b] == F[a, (k + 1) % 3][:, None])).any(1)
     return inside & ~own & (np.abs(slope) > 1e-9 * scale)
+
+
+def along_edges(source: Mesh, P, N, face, reach) -> dict:
+    """Of the result's area near sharp edges of the source: the share whose normal is within 10 degrees of its face."""
+    edges = sharp_edges(source)
+    near = np.zeros(len(P), bool)
+    if len(edges) and len(P):
+        tree = AABB()
+        tree.init(source.V, edges)
+        near = tree.squared_distance(source.V, edges, np.ascontiguousarray(P))[0] < reach**2
+    M = source.normals[face[near]]
+    true = np.abs((M * N[near]).sum(1)) > np.cos(np.radians(10)) * np.linalg.norm(M, axis=1)  # faces may be flipped
+    return {"edges": float(true.mean()) if near.sum() >= 200 else None, "near_edges": float(near.mean())}
+
+
+def sharp_edges(mesh: Mesh) -> np.ndarray:
+    """Edges (n, 2) of two faces that meet at more than 30 degrees; vertices at one place are one."""
+    F = merged(mesh.V)[mesh.F]
+    a, b = F[:, [0, 1, 2]].ravel(), F[:, [1, 2, 0]].ravel()
+    order = np.lexsort((np.maximum(a, b), np.minimum(a, b)))
+    low, high = np.minimum(a, b)[order], np.maximum(a, b)[order]
+    start = np.flatnonzero(np.r_[True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])])
+    two = start[np.diff(np.r_[start, len(low)]) == 2]
+    one, other = order[two], order[two + 1]
+    N = mesh.normals / np.linalg.norm(mesh.normals, axis=1, keepdims=True)
+    turn = np.where(a[one] == a[other], -1, 1)  # wound against each other: one of the faces is flipped
+    sharp = (N[one // 3] * N[other // 3]).sum(1) * turn < np.cos(np.radians(30))
+    corner = mesh.F.ravel()
+    return np.stack([corner, np.roll(mesh.F, -1, 1).ravel()], -1)[one[sharp]]
 
 
 # -- what can be reached ----------------------------------------------------------------------------------------------
