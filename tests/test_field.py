@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from lib import field
+from lib import field, winding
 from lib.dataset import BOX
 
 
@@ -130,6 +130,46 @@ def test_closest_is_the_distance_to_a_box_inside_and_outside():
     assert np.allclose(np.linalg.norm(P - point, axis=1), distance)
     normal = np.cross(*np.diff(surface.V[surface.F[face]], axis=1).swapaxes(0, 1))
     assert np.allclose(((point - surface.V[surface.F[face, 0]]) * normal).sum(1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn", [0, 0.7])
+def test_signed_distance_is_that_of_a_box_positive_inside(turn):
+    low, high = np.array([-0.5, -0.3, -0.1]), np.array([0.4, 0.6, 0.2])
+    m = box(low, high)
+    rng, T = np.random.default_rng(0), trimesh.transformations.rotation_matrix(turn, [1, 2, 3])
+    P = np.r_[rng.uniform(-1, 1, (20000, 3)), rng.normal(0, 1e-3, (20000, 3)) + m.sample(20000, seed=0)]
+    outside = np.linalg.norm(np.maximum(np.maximum(low - P, P - high), 0), axis=1)
+    inside = np.minimum(P - low, high - P).min(1)
+    m.apply_transform(T)
+    signed = field.signed_distance(field.prepare(m.vertices, m.faces), P @ T[:3, :3].T)
+    assert np.allclose(signed, np.where(outside > 0, -outside, inside), rtol=0, atol=1e-12)
+
+
+def test_signed_distance_behind_spikes_and_in_notches_has_the_sign_of_the_winding_number():
+    rng = np.random.default_rng(0)
+    m = trimesh.creation.icosphere(subdivisions=3)
+    star = trimesh.Trimesh(m.vertices * rng.uniform(0.2, 1, (len(m.vertices), 1)), m.faces, process=False)
+    surface = field.prepare(star.vertices, star.faces)
+    corners = star.vertices[rng.integers(len(star.vertices), size=20000)]
+    edges = star.vertices[star.edges[rng.integers(len(star.edges), size=20000)]].mean(1)
+    P = np.r_[rng.uniform(-1, 1, (20000, 3)), corners + rng.normal(0, 0.02, (20000, 3)), edges]
+    P[40000:] += rng.normal(0, 0.02, (20000, 3))
+    signed = field.signed_distance(surface, P)
+    assert ((signed > 0) == (winding.number_at(surface.V, surface.F, P) > 0.5)).all()
+    distance, face, point = field.closest(surface, P)
+    assert np.allclose(np.abs(signed), distance, rtol=0, atol=1e-15)  # in the caller's order
+    alone = ((P - point) * star.face_normals[face]).sum(1) < 0
+    assert ((signed > 0) != alone).mean() > 0.001  # the normal of the closest face alone would be wrong here
+
+
+def test_morton_goes_through_each_eighth_of_the_box_before_the_next():
+    P = np.random.default_rng(0).uniform(-3, 5, (4096, 3))
+    P[:2] = [-3] * 3, [5] * 3
+    order = np.argsort(field.morton(P))
+    eighth = ((P[order] + 3) * (1023 / 8)).astype(int) // 512 @ [4, 2, 1]
+    assert (np.diff(eighth) >= 0).all() and len(set(eighth)) == 8
+    assert len(np.unique(field.morton(P))) > 4090
+    assert field.morton(np.zeros((3, 3))).tolist() == [0, 0, 0] and field.morton(np.zeros((0, 3))).shape == (0,)
 
 
 def test_hits_finds_the_first_face_and_says_when_there_is_none():
