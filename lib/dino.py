@@ -186,3 +186,20 @@ def grey(depth: np.ndarray, camera: np.ndarray):
     middle = float(np.asarray(camera)[:3, 3] @ np.asarray(camera)[:3, 2])  # depth of the origin: the camera looks at -z
     share = np.clip((depth - (middle - FAR)) / (2 * FAR), 0, 1)
     return Image.fromarray(np.where(depth > 0, np.rint(share * 254), 255).astype(np.uint8)).convert("RGB")
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_features(path: str | Path) -> np.ndarray:
+    """One view's patch features (patches, width) float16; .pt files of older trees too."""
+    path = Path(path)
+    try:
+        if path.suffix == ".pt":
+            import torch
+
+            return torch.load(path, map_location="cpu", weights_only=True).to(torch.float16).numpy()
+        with np.load(path, allow_pickle=False) as file:
+            return file["features"]
+    except Exception as error:  # zipfile, numpy and torch each have their own
+        raise ValueError(f"{path} cannot be read ({first_line(error)}) Run 04_features again.") from None
