@@ -206,8 +206,11 @@ def shells(mesh: Mesh, step: float, rng) -> dict:
     outer, inner = np.split(fast_winding_number(mesh.V, F, np.concatenate([P + step * N, P - step * N])), 2)
     wrong = (np.abs(outer) > 0.3) | (np.abs(inner - 1) > 0.3)
     each = np.bincount(part[face], wrong) / np.bincount(part[face])
+    A, B, C = mesh.V[F].swapaxes(0, 1)
+    volume = np.bincount(part, np.einsum("ij,ij->i", A, np.cross(B, C)))  # below 0: a void
     # A part that crosses itself may have samples between its sheets: a shell is wrong nearly everywhere.
-    return {"parts": int(part.max() + 1), "shells": int((each > 0.5).sum()), "inward": float(wrong.mean())}
+    bad = (each > 0.5) | (volume <= 0)
+    return {"parts": len(bad), "shells": int(bad.sum()), "inward": float(wrong.mean())}
 
 
 def parts(V, F) -> np.ndarray:

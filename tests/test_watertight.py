@@ -1,3 +1,4 @@
+import judge_watertight
 import numpy as np
 import pytest
 import trimesh
@@ -307,3 +308,67 @@ def test_topology_of_known_shapes():
     assert not watertight.topology(m.vertices, m.faces[1:])["watertight"]
     touching = watertight.merge(*(lambda m: (m.vertices, m.faces))(join(box([-1] * 3, [0] * 3), box([0] * 3, [1] * 3))))
     assert not watertight.topology(*touching)["watertight"]  # closed, but two fans of faces at the corner they share
+
+
+# -- the judge that bench_watertight.py holds results against ---------------------------------------------------------
+
+
+def judged(source, result, resolution=64, **flags):
+    """Bars that a result misses, and the judge's figures."""
+    facts = {"hollow": False, "caps": 0} | flags
+    pair = [(np.asarray(m.vertices), np.asarray(m.faces)) for m in (source, result)]
+    figures = judge_watertight.judge(*pair, resolution, facts)
+    return {name for name, met in judge_watertight.verdict(figures).items() if met is False}, figures
+
+
+def test_the_judge_passes_what_is_good_and_sees_each_fault():
+    h, good = field.spacing(64), ball(fine=4)
+    missed, figures = judged(good, good)
+    assert not missed and figures["solid"] and figures["spans"] and figures["mean"] < 1e-6
+    assert judged(good, cut(good, lambda c: np.arange(len(c)) > 0))[0] >= {"closed"}
+    inside_out = trimesh.Trimesh(good.vertices, good.faces[:, ::-1], process=False)
+    assert judged(good, inside_out)[0] >= {"volume", "outward", "no_shells"}
+    assert judged(good, good.copy().apply_translation((0.6 * h, 0, 0)))[0] == {"mean"}
+    assert judged(good, good.copy().apply_scale(1 + 1.5 * h))[0] == {"mean", "near", "bounds"}
+    assert "no_shells" in judged(join(good, ball(0.5)), join(good, ball(0.5)))[0]
+    void = trimesh.Trimesh(ball(0.5).vertices, ball(0.5).faces[:, ::-1], process=False)
+    assert judged(good, join(good, void))[0] == {"no_shells", "mean", "near"}
+    assert judged(join(good, ball(0.1, (0.9, 0.9, 0))), good)[0] == {"kept"}
+    twins = join(ball(0.6, (-0.4, 0, 0)), ball(0.6, (0.4, 0.03, 0.02)))
+    assert judged(twins, twins)[0] == {"simple", "outward"}
+
+
+def test_the_judge_sees_fans_and_edges_that_are_no_manifold():
+    at_an_edge = join(box([-1] * 3, [0] * 3), box([0, 0, -1], [1, 1, 0]))
+    at_a_corner = join(box([-1] * 3, [0] * 3), box([0] * 3, [1] * 3))
+    for m, key in ((at_an_edge, "open_edges"), (at_a_corner, "torn_fans")):
+        m = trimesh.Trimesh(*watertight.merge(m.vertices, m.faces), process=False)
+        missed, figures = judged(m, m)
+        assert "closed" in missed and figures[key] == 1
+    assert "closed" not in judged(at_a_corner, at_a_corner)[0]  # two parts, a vertex each
+
+
+def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
+    h = field.spacing(64)
+    for width, key in ((1.5 * h, "unreached"), (4 * h, "missed")):  # a ball of radius eps is 1.9 cells wide
+        halves = join(box([-1, -0.5, -0.5], [-width / 2, 0.5, 0.5]), box([width / 2, -0.5, -0.5], [1, 0.5, 0.5]))
+        sealed = box([-1, -0.5, -0.5], [1, 0.5, 0.5])
+        figures = judged(halves, sealed)[1]
+        others = {"unreached", "missed", "capped"} - {key}
+        assert figures[key] > 0.05 and all(figures[other] < 0.02 for other in others)  # the mouth can be reached
+    bowl = join(cut(ball(fine=4), lambda c: c[:, 1] < 0.5), ball(0.3))
+    missed, figures = judged(bowl, bowl.convex_hull, caps=1)
+    assert figures["capped"] > 0.05 and figures["missed"] == 0 and not figures["solid"] and not missed
+    assert "kept" in judged(bowl, bowl.convex_hull)[0]  # not flagged
+
+
+def test_the_judge_measures_edges():
+    m = trimesh.creation.box(extents=[1.4, 1.1, 0.9])
+    m.apply_transform(trimesh.transformations.rotation_matrix(0.4, [1, 2, 3]))
+    surface = field.prepare(m.vertices, m.faces)
+    keys, distance, *_ = field.band(surface, 64, 3 * field.spacing(64))
+    P = field.position(field.unpack(keys), 64)
+    values = np.where(winding.number_at(surface.V, surface.F, P) > 0.5, distance, -distance)
+    chamfered = trimesh.Trimesh(*field.marching_cubes(keys, values, 64), process=False)
+    assert 0.5 < judged(m, chamfered)[1]["edges"] < 0.8
+    assert judged(m, m)[1]["edges"] == 1
