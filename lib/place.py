@@ -1,0 +1,85 @@
+"""This process among those that torchrun started, its device, and how it is asked to stop."""
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+@dataclass
+class Place:
+    """Who we are, and what all of us find out together."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def here(cls, device: str) -> "Place":
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if world == 1:
+            return cls(0, 1, torch.device(device))
+        on_gpu = torch.device(device).type == "cuda"
+        if on_gpu:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if on_gpu else "gloo")
+        return cls(distributed.get_rank(), world, torch.device(device))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def peak_gib(self) -> float:
+        """Of this process's GPU memory."""
+        return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.on_gpu else 0.0
+
+    def wait(self) -> None:
+        if self.world > 1:
+            distributed.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Is it so anywhere?"""
+        return flag if self.world == 1 else bool(self.reduced([float(flag)])[0])
+
+    def mean(self, sums: dict) -> dict:
+        """Sums over steps as means, over all processes."""
+        names = [name for name in sums if name != "n"]
+        values = self.reduced([float(sums[name]) for name in names])
+        return {name: value / sums["n"] / self.world for name, value in zip(names, values, strict=True)}
+
+    def reduced(self, values: list[float]) -> list[float]:
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+
+class Stop:
+    """Ctrl-C and SIGTERM as a flag: the run ends after a step, with a checkpoint."""
+
+    def __init__(self):
+        self.reason = ""
+
+    def hear(self, number: int, _frame) -> None:
+        if self.reason:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def __enter__(self) -> "Stop":
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self.before = {number: signal.signal(number, self.hear) for number in heard}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

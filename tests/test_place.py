@@ -1,0 +1,26 @@
+import os
+import signal
+
+import pytest
+
+from lib.place import Place, Stop
+
+
+def test_alone_without_torchrun(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    place = Place.here("cpu")
+    assert place.first and place.world == 1 and not place.on_gpu and place.peak_gib() == 0
+    assert place.any(True) and not place.any(False)
+    assert place.mean({"loss": 6.0, "half": 3.0, "n": 4}) == {"loss": 1.5, "half": 0.75}
+    place.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_flag_and_a_second_one_is_heeded_at_once(number):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.reason == number.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
