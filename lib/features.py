@@ -107,10 +107,12 @@ def show(item: Item, name: str, number: int, frames: dict) -> tuple:
             if name == "depth":
                 depth = np.asarray(picture, np.float64) * frames["depth_scale"]
                 return dino.grey(depth, frames["frame"]["transform_matrix"]), depth > 0
-            flat = dino.flatten(picture)
+            pixels = np.array(dino.flatten(picture))
             if "A" in picture.getbands():
-                return flat, np.asarray(picture.getchannel("A")) > 0
-            return flat, (np.asarray(flat) != dino.BACKGROUND).any(2)
+                return Image.fromarray(pixels), np.asarray(picture.getchannel("A")) > 0
+            blank = (pixels == 0).all(2) | (pixels == 255).all(2)  # no normal is black; older trees have white there
+            pixels[blank] = dino.BACKGROUND
+            return Image.fromarray(pixels), ~blank
     except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}). Run 03_render again.") from None
 

@@ -29,7 +29,7 @@ def render(item: dataset.Item, views: int = 3, seed: int = 0) -> None:
         stem = f"_view_{view:03d}"
         rgba = np.dstack([rng.integers(0, 256, (48, 48, 3)), 255 * disc]).astype(np.uint8)
         depth = np.where(disc, rng.integers(30_000, 50_000, (48, 48)), 0).astype(np.uint16)
-        for name, pixels in (("image", rgba), ("normal", rgba[..., :3]), ("depth", depth)):
+        for name, pixels in (("image", rgba), ("normal", rgba[..., :3] * disc[..., None]), ("depth", depth)):
             with item.writing(f"{stem}_{name}.png") as path:
                 Image.fromarray(pixels).save(path, "png")
         camera = np.eye(4)
@@ -96,6 +96,9 @@ def by_hand(item, view, name) -> np.ndarray:
         camera = np.eye(4)
         camera[2, 3] = 4
         picture = dino.grey(np.asarray(picture) * 1e-4, camera)
+    if name == "normal":  # black is no normal: the background is white, as in the other maps
+        pixels = np.asarray(picture)
+        picture = Image.fromarray(np.where((pixels == 0).all(2, keepdims=True), 255, pixels).astype(np.uint8))
     return dino.encode(dino.load("random-tiny", 0), dino.prepare(picture, SIZE, RESIZE)[None])[0]
 
 
