@@ -23,7 +23,8 @@ from lib.dataset import Claims, Item
 
 FLOOD = 100 * 2**20  # bytes that an item may print
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lib.worker import serve; serve(int(sys.argv[2]))"
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "LP_NUM_THREADS")
+THREADS = [f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "LP", "IGL")]
+THREADS += ["VECLIB_MAXIMUM_THREADS"]
 
 
 # -- the pool's end ---------------------------------------------------------------------------------------------------

@@ -15,3 +15,13 @@ def test_a_worker_that_dies_between_items_is_noticed_and_put_away(tmp_path, monk
     assert handle.ask({})["status"] == "died"
     handle.end()
     assert not handle.usable()
+
+
+def test_libraries_are_told_how_many_threads_a_worker_may_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("LP_NUM_THREADS", "7")  # what the user says goes
+    monkeypatch.delenv("IGL_NUM_THREADS", raising=False)
+    handle = worker.Worker(tmp_path / "log", threads=3)
+    told = handle.usage.environ()
+    handle.usage.kill()
+    handle.end()
+    assert [told[f"{name}_NUM_THREADS"] for name in ("OMP", "IGL", "LP")] == ["3", "3", "7"]
