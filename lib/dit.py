@@ -10,6 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lib import flow
 from lib.dataset import write_text, writing
 
 
@@ -172,6 +173,40 @@ def fourier(t: Tensor) -> Tensor:
     rates = 1000 * torch.exp(-math.log(10_000) * torch.arange(FREQUENCIES, device=t.device) / FREQUENCIES)
     angles = t.float()[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sample(
+    model: DiT,
+    features: Tensor,  # (B, P, F), or (B, V, P, F)
+    tokens: int,
+    steps: int = 25,
+    guidance: float = 2.0,
+    seed: int = 0,
+    sampler: str = "euler",
+    shift: float = 1.0,
+    interval: tuple[float, float] = (0.0, 1.0),  # of times that are guided
+) -> Tensor:
+    """Latents (B, T, C) of shapes that fit the features; the same from the same seed, whatever the batch."""
+    if sampler not in flow.SAMPLERS:
+        raise ValueError(f"sampler = {sampler!r}; wanted one of {', '.join(flow.SAMPLERS)}")
+    device = model.last.weight.device
+    shape = (tokens, model.config["channels"])
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + k)) for k in range(len(features))]
+    features = features.to(device)
+
+    def velocity(x: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        seen = features if len(x) == len(features) else torch.cat([features, features])
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            return model(x, t, seen, keep).float()
+
+    way = flow.schedule(steps, shift)
+    return model.denormalise(
+        flow.SAMPLERS[sampler](flow.guided(velocity, guidance, interval), torch.stack(noise).to(device), way)
+    )
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------
