@@ -5,6 +5,7 @@ other sizes are the same network, smaller, with what makes it learn from few sha
 """
 
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +127,7 @@ class VAE(nn.Module):
         C = self.encoder.input_proj(self.embed(coarse))  # (B, N, width)
         S = self.encoder.input_proj1(self.embed(sharp))  # (B, M, width)
         if self.config["anchors"] == "fixed":
-            anchors = places(tokens, coarse.device).expand(len(coarse), -1, -1)  # (B, T, 3)
+            anchors = places(tokens).to(coarse).expand(len(coarse), -1, -1)  # (B, T, 3)
             x = self.anchor_query(self.embed(anchors))  # (B, T, width)
         else:
             near, edge = indices or self.choose(coarse, sharp, tokens, seed)
@@ -167,7 +168,7 @@ class VAE(nn.Module):
             raise ValueError(f"latents of {z.shape[-1]} channels came; this VAE's have {self.channels}")
         x = self.post_kl(z[..., : self.config["channels"]])  # (B, T, width)
         if self.config["anchored"]:
-            anchors = z[..., -3:] if self.moving else places(z.shape[1], z.device)  # (B, T, 3) or (T, 3)
+            anchors = z[..., -3:] if self.moving else places(z.shape[1]).to(z)  # (B, T, 3) or (T, 3)
             x = x + self.anchor_proj(self.embed(anchors))
         x = self.transformer(x, self.checkpointing)
         return Context(*self.decoder.cross_attn_decoder.remember(x))
@@ -315,18 +316,18 @@ def farthest(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
     return chosen
 
 
-def places(count: int, device="cpu") -> torch.Tensor:
+def places(count: int) -> torch.Tensor:
     """The first places (count, 3) of a sequence that fills the box evenly however many are taken (Roberts' R3)."""
     root = 1.2207440846057596  # of x^4 = x + 1
     steps = np.arange(1, count + 1)[:, None] / root ** np.arange(1, 4)  # (count, 3)
-    return torch.tensor(((steps + 0.5) % 1 * 2 - 1) * 0.95, dtype=torch.float32, device=device)
+    return torch.tensor(((steps + 0.5) % 1 * 2 - 1) * 0.95, dtype=torch.float32)
 
 
 def match(anchors: torch.Tensor) -> torch.Tensor:
     """The order (B, T) in which anchors (B, T, 3) lie nearest to the fixed places, in squares over all of a shape."""
     from scipy.optimize import linear_sum_assignment
 
-    cost = torch.cdist(places(anchors.shape[1], anchors.device).expand_as(anchors), anchors.float()).square()
+    cost = torch.cdist(places(anchors.shape[1]).to(anchors).expand_as(anchors), anchors).square()
     order = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
     return torch.tensor(np.stack(order), device=anchors.device)
 
@@ -367,3 +368,9 @@ def ours(name: str, state: dict) -> bool:
 def rename(name: str) -> str:
     parts = name.removeprefix(PREFIX).split(".")
     return ".".join(OTHERS_NAMES.get(part, part) for part in parts)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m lib.vae CHECKPOINT FOLDER    (a published checkpoint as safetensors)")
+    save(load(sys.argv[1]), sys.argv[2])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -89,13 +90,17 @@ def read_checkpoint(path: Path, strangers: bool) -> dict[str, torch.Tensor]:
         with torch.serialization.safe_globals(stand_ins):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, as is what may lie in the file
-        raise ValueError(f"{path} is damaged or no checkpoint: {first_line(error)}") from None
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it asks for {refused[1]}, which is refused" if refused else first_line(error)
+        raise ValueError(f"{path} is damaged or no checkpoint: {why}") from None
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
 def strange_names(path: Path) -> list[str]:
     """Classes and functions that a checkpoint asks for and that are no part of a tensor. Nothing is executed."""
+    if not zipfile.is_zipfile(path):  # the format before torch 1.6, of which torch cannot tell; it refuses them all
+        return []
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception as error:
