@@ -36,7 +36,7 @@ FIGURES = {  # of each bar, which is told of a miss
     "no_shells": ["shells"],
     "mean": ["mean", "mean_all", "thin"],
     "near": ["far", "farthest"],
-    "kept": ["missed", "missed_at", "seen"],
+    "kept": ["missed", "brushed", "missed_at", "seen"],
     "bounds": ["bounds"],
     "flagged": ["hollow", "flagged"],
     "simple": ["crossing"],
@@ -81,6 +81,10 @@ def tell(rows: pd.DataFrame) -> None:
     print(f"{(edges >= 0.97).sum()} of {len(edges)} at 97% or more")
     print(f"over 0.1% of what is seen lies behind a flagged cap: {(rows['capped'] > 0.001).sum()}; ", end="")
     print(f"where no ball of eps comes: {(rows['unreached'] > 0.001).sum()}")
+    strict = (rows["brushed"] > 0.001).sum()
+    print(
+        f"kept, if the ball's skin and not its centre has to come within 2 cells: {len(rows) - strict} of {len(rows)}"
+    )
     print(f"hollow: {rows['hollow'].sum()}; with caps: {(rows['made_caps'] > 0).sum()}")
     marks = f"median {seconds.median():.1f}, 90% below {seconds.quantile(0.9):.1f}, most {seconds.max():.1f}"
     print(f"seconds: {marks}, in all {seconds.sum():.0f}; most memory {rows['made_peak_gib'].max():.2f} GiB")

@@ -16,6 +16,7 @@ SAMPLES = 20_000  # points on either surface
 SIDES = 5_000  # of them tell from how many sides the source is seen
 FACES = 10_000  # triangles whose self-intersections are looked for
 DIRECTIONS = 100  # from which it is looked at
+CORNERS = 250_000_000  # of a dense grid, at the most
 BOX = 1.05
 
 BARS = {  # what a result is held to: name -> whether it holds, from the figures below; None where it does not apply
@@ -66,18 +67,27 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
     P, N = P[seen.any(1)], N[seen.any(1)]
     distance = result.closest(P)[0]
     lost = np.flatnonzero(distance > 2 * h)
-    lost = rng.permutation(lost)[:1000]  # a share of them tells enough
+    lost = rng.permutation(lost)[:400]  # a share of them tells enough
     each = (distance > 2 * h).mean() / max(len(lost), 1)
-    capped = np.zeros(len(lost), bool)
-    if facts["caps"]:
-        capped = behind_caps(source, result, P[lost], N[lost], 1.1 * h)
-    reached = ~capped
-    reached[reached] = straight_in(source, P[lost[reached]], eps, eps + 2 * h, h)
-    doubtful = ~capped & ~reached
-    few = each * (doubtful | reached).sum() <= 0.001  # they do not matter, and a flood takes seconds
-    reached[doubtful] = few or flooded(source, P[lost[doubtful]], eps, eps + 2 * h, h)
+    reached, brushed, capped = np.zeros((3, len(lost)), bool)
+    if each * len(lost) > 0.001:  # else it does not matter, and floods take seconds
+        # Where a sheet becomes a wall its surface is where the ball's centre can be: the centre has to come near.
+        reached, brushed = (straight_in(source, P[lost], eps, reach, h) for reach in (2 * h, 2 * h + eps))
+        if not reached.all():
+            gap = to_flood(source, P[lost], eps, h)
+            if each * (reached | (gap <= 2 * h)).sum() > 0.001:
+                near = gap <= 2 * h + eps
+                gap[near] = to_flood(source, P[lost[near]], eps, h / 2)
+            reached, brushed = reached | (gap <= 2 * h), brushed | (gap <= 2 * h + eps)
+        if facts["caps"]:
+            caps = result.F[source.closest(result.V[result.F].mean(1))[0] > 1.1 * h]
+            capped = brushed & (to_flood(source, P[lost], eps, h, Mesh(result.V, caps)) > 2 * h + eps)
+            reached, brushed = reached & ~capped, brushed & ~capped
+    else:
+        reached = brushed = ~capped
     figures |= {
         "missed": float(each * reached.sum()),
+        "brushed": float(each * brushed.sum()),  # where its skin comes within 2 cells
         "unreached": float(each * (~reached & ~capped).sum()),
         "capped": float(each * capped.sum()),
         "missed_at": [round(float(x), 4) for x in P[lost[reached.argmax()]]] if reached.any() else [],
@@ -297,21 +307,8 @@ def sharp_edges(mesh: Mesh) -> np.ndarray:
 # -- what can be reached ----------------------------------------------------------------------------------------------
 
 
-def behind_caps(source: Mesh, result: Mesh, P, N, tolerance) -> np.ndarray:
-    """Whether the way out of points that are seen leads through a part of the result that is not near the source."""
-    found = np.zeros(len(P), bool)
-    for direction in sphere(5 * DIRECTIONS):  # some are seen from a few directions only
-        todo = np.flatnonzero(~found)
-        todo = todo[source.free(P[todo], N[todo], direction)]
-        t = result.first_hit(P[todo], np.broadcast_to(direction, (len(todo), 3)))
-        todo, t = todo[np.isfinite(t)], t[np.isfinite(t)]
-        if len(todo):
-            found[todo] = source.closest(P[todo] + t[:, None] * direction)[0] > tolerance
-    return found
-
-
 def straight_in(source: Mesh, P, eps, reach, h) -> np.ndarray:
-    """Whether a ball of radius eps that comes straight from afar gets its centre within reach of each point."""
+    """Whether a ball of radius eps that comes straight from afar gets its centre within reach of each point (n, 3)."""
     found = np.zeros(len(P), bool)
     for direction in sphere():
         todo = np.flatnonzero(~found)
@@ -323,31 +320,46 @@ def straight_in(source: Mesh, P, eps, reach, h) -> np.ndarray:
     return found
 
 
-def flooded(source: Mesh, P, eps, reach, h) -> np.ndarray:
-    """The same, on any way along the axes of a grid."""
-    free, origin = flood(source, eps, h)
-    window = np.array(list(np.ndindex(9, 9, 9))) - 4
-    corner = np.round((P[:, None] - origin) / h).astype(int) + window  # (n, 729, 3)
-    near = np.linalg.norm(origin + corner * h - P[:, None], axis=2) <= reach
-    corner = np.clip(corner, 0, np.array(free.shape) - 1)
-    return (near & free[tuple(np.moveaxis(corner, 2, 0))]).any(1)
+def to_flood(source: Mesh, P, eps, step, caps=None) -> np.ndarray:
+    """How near its centre gets on any way along the axes of a grid, but not through caps; inf from 3.3 eps.
+
+    Between two corners of the grid the ball may be up to half a step too large for its way: where a flood decides
+    against a result it is done again in half steps.
+    """
+    free, origin, step = flood(source, eps, step, caps)
+    reach = int(np.ceil(3.3 * eps / step))
+    window = np.array(list(np.ndindex(*[2 * reach + 1] * 3))) - reach
+    found = np.full(len(P), np.inf)
+    for part in np.array_split(np.arange(len(P)), len(P) // 100 + 1):
+        corner = np.round((P[part, None] - origin) / step).astype(int) + window  # (n, k, 3)
+        gap = np.linalg.norm(origin + corner * step - P[part, None], axis=2)
+        corner = np.clip(corner, 0, np.array(free.shape) - 1)
+        found[part] = np.where(free[tuple(np.moveaxis(corner, 2, 0))], gap, np.inf).min(1)
+    return found
 
 
-def flood(source: Mesh, eps, h) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of a dense grid that a ball of radius eps reaches from afar in steps along the axes; its origin."""
-    low, high = source.V[source.F].min((0, 1)) - 4.37 * h, source.V[source.F].max((0, 1)) + 4 * h
+def flood(source: Mesh, eps, step, caps=None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Which corners of a dense grid a ball of radius eps reaches from afar in steps along the axes; origin, step."""
+    low, high = source.V[source.F].min((0, 1)) - 3.87 * eps, source.V[source.F].max((0, 1)) + 3.5 * eps
+    size = (high - low) / step
+    if size.prod() > CORNERS:
+        step, size = 2 * step, size / 2
+    free = np.ones(np.ceil(size).astype(int) + 1, bool)
+    for mesh in (source, caps) if caps and len(caps.F) else (source,):
+        blocked = within(mesh, eps, low, step, free.shape)
+        free[tuple(blocked.T)] = False
+    label, _ = ndimage.label(free)
+    return label == label[0, 0, 0], low, step
+
+
+def within(mesh: Mesh, reach, low, h, shape) -> np.ndarray:
+    """Corners (n, 3) of a grid that are within reach of a mesh."""
     step = 32
-    blocks = np.stack(np.meshgrid(*(np.arange(0, n, step) for n in np.ceil((high - low) / h)), indexing="ij"), -1)
-    blocks = blocks.reshape(-1, 3).astype(int)
-    shape = blocks.max(0) + step
+    blocks = np.stack(np.meshgrid(*(np.arange(0, n, step) for n in shape), indexing="ij"), -1).reshape(-1, 3)
     while True:
-        near = source.closest(low + (blocks + (step - 1) / 2) * h)[0] <= eps + (step - 1) / 2 * h * np.sqrt(3)
+        near = mesh.closest(low + (blocks + (step - 1) / 2) * h)[0] <= reach + (step - 1) / 2 * h * np.sqrt(3)
         blocks = blocks[near]
         if step == 1:
-            break
+            return blocks[(blocks < shape).all(1)]
         step //= 2
         blocks = (blocks[:, None] + step * np.array(list(np.ndindex(2, 2, 2)))).reshape(-1, 3)
-    free = np.ones(shape, bool)
-    free[tuple(blocks.T)] = False
-    label, _ = ndimage.label(free)
-    return label == label[0, 0, 0], low

@@ -357,9 +357,10 @@ def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
         others = {"unreached", "missed", "capped"} - {key}
         assert figures[key] > 0.05 and all(figures[other] < 0.02 for other in others)  # the mouth can be reached
     bowl = join(cut(ball(fine=4), lambda c: c[:, 1] < 0.5), ball(0.3))
-    missed, figures = judged(bowl, bowl.convex_hull, caps=1)
+    filled = bowl.convex_hull.subdivide_to_size(h)
+    missed, figures = judged(bowl, filled, caps=1)
     assert figures["capped"] > 0.05 and figures["missed"] < 5e-4 and not figures["solid"] and not missed
-    assert "kept" in judged(bowl, bowl.convex_hull)[0]  # not flagged
+    assert "kept" in judged(bowl, filled)[0]  # not flagged
 
 
 def test_the_judge_measures_edges():
