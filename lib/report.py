@@ -25,6 +25,7 @@ from lib.dataset import Item
 
 CORPUS = 14_752  # meshes of the set this project is made for
 USABLE = ["done", "kept"]
+DRAWN = 4_000_000  # faces: what has more is told, not drawn, as the kernel has no guard
 
 
 # -- where it ran -----------------------------------------------------------------------------------------------------
@@ -180,6 +181,19 @@ def worst(ledger: pd.DataFrame, by: str, n: int = 10, lowest: bool = False) -> p
     return usable.dropna(subset=by).sort_values(by, ascending=lowest, kind="stable").head(n) if len(usable) else usable
 
 
+def worst_by_each(ledger: pd.DataFrame, facts: Iterable[str]) -> pd.DataFrame:
+    """For each fact the usable item with its highest value; `worst_by` names the facts of those that have several.
+
+    A fact that no item has, or that is the same for all, has no worst.
+    """
+    found: dict = {}
+    for fact in facts:
+        rows = worst(ledger, fact, 1) if fact in ledger else ledger.head(0)
+        if len(rows) and pd.to_numeric(ledger[fact], errors="coerce").nunique() > 1:
+            found.setdefault(rows.index[0], []).append(f"{fact} {text(rows[fact].iloc[0])}")
+    return ledger.loc[list(found)].assign(worst_by=[", ".join(names) for names in found.values()])
+
+
 def typical(ledger: pd.DataFrame, n: int = 8) -> pd.DataFrame:
     """Up to n usable items, evenly spaced along the ledger: a fair sample, and the same one each time."""
     usable = ledger[ledger["status"].isin(USABLE)]
@@ -214,10 +228,12 @@ def timing(ledger: pd.DataFrame, size: str = "faces_in") -> Image:
 # -- meshes -----------------------------------------------------------------------------------------------------------
 
 
-def before_after(rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, **view) -> Image:
-    """Each item of these rows as it came and as it left, side by side in one frame."""
+def before_after(
+    rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, titles: str = "item", **view
+) -> Image:
+    """Each item of these rows as it came and as it left, side by side in one frame, under what a column says."""
     pairs = [pair(row, dataset, resolution) for row in rows.to_dict("records")]
-    return picture.before_after(list(rows["item"]), pairs, columns, **view)
+    return picture.before_after(list(rows[titles] if len(rows) else ()), pairs, columns, **view)
 
 
 def pair(row: dict, dataset: str, resolution: int) -> tuple:
@@ -225,6 +241,8 @@ def pair(row: dict, dataset: str, resolution: int) -> tuple:
     item = Item(row["item"], row["source"], "", str(dataset), resolution)
     center, scale = row["center"], row["scale"]
     center = np.array(json.loads(center) if isinstance(center, str) else center)  # text where it was read from the CSV
+    if (most := max(row.get("faces_in", 0), row.get("faces_out", 0))) > DRAWN:
+        return (f"too large to draw here: {most:,.0f} faces",) * 2
     try:
         before = [((V - center) / scale, F, paint) for V, F, paint in picture.original(item.source)]
     except ValueError as error:

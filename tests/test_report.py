@@ -144,6 +144,15 @@ def test_worst_comes_first(ledger):
         report.worst(ledger, "distanze")
 
 
+def test_the_worst_by_each_fact_comes_with_its_facts(ledger):
+    rows = report.worst_by_each(ledger, ["distance", "seconds", "faces_in", "not there", "status"])
+    assert list(rows["item"]) == ["mesh_5", "mesh_9"]  # neither what was put aside nor what has no value
+    assert list(rows["worst_by"]) == ["distance 9", "seconds 10, faces_in 1,000,000,000"]
+    same = ledger.assign(caps=0)
+    assert report.worst_by_each(same, ["caps"]).empty and "worst_by" in report.worst_by_each(same, ["caps"])
+    assert report.worst_by_each(put_aside(), ["seconds"]).empty
+
+
 def test_typical_is_spread_over_the_ledger(ledger):
     assert list(report.typical(ledger, 4)["item"]) == ["mesh_0", "mesh_3", "mesh_6", "mesh_9"]
     assert list(report.typical(ledger, 99)["item"]) == [f"mesh_{k}" for k in range(10)]
@@ -224,6 +233,17 @@ def test_before_and_after_lie_in_one_frame(closed, sheets):
         assert np.allclose(V[F], W[G], atol=1e-5) and np.allclose(W, closed.V, atol=1e-5) and (G == closed.F).all()
         assert (image == (30, 200, 60)).all()  # came green
         assert sheets[-1].together == 2 and sheets[-1].tilt == 5 and sheets[-1].alt == "Before and after: far"
+
+
+def test_pairs_stand_under_the_facts_that_chose_them(closed, sheets):
+    report.before_after(closed.rows.assign(worst_by="seconds 1"), closed.dataset, 8, titles="worst_by")
+    assert sheets[-1].titles[0].startswith("seconds 1\n")
+
+
+def test_what_is_too_large_to_draw_is_told_and_not_read(closed, sheets, monkeypatch):
+    monkeypatch.setattr(picture, "original", None)
+    report.before_after(closed.rows.assign(faces_in=3, faces_out=report.DRAWN + 1), closed.dataset, 8)
+    assert sheets[-1].meshes == ["too large to draw here: 4,000,001 faces"] * 2
 
 
 def test_before_and_after_are_drawn(closed):
