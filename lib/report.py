@@ -279,3 +279,90 @@ def explorer(ledger: pd.DataFrame, dataset: str, resolution: int, by: str = "sec
     box = widgets.VBox([widgets.HBox([choice, turn, tilt]), still, facts])
     # viewers that know no widgets (GitHub) take the still picture from the same output
     display({**box._repr_mimebundle_(), "image/png": base64.b64encode(still.value).decode()}, raw=True)
+
+
+# -- points -----------------------------------------------------------------------------------------------------------
+
+
+def sampled(row: dict, dataset: str, resolution: int) -> tuple:
+    """An item's closed mesh V, F and the arrays that were sampled from it."""
+    item = Item(row["item"], row["source"], "", str(dataset), resolution)
+    with np.load(item.path("_sample_points.npz"), allow_pickle=False) as file:
+        return *mesh.read(item.path("_normalized.obj")), {key: file[key].astype(float) for key in file}
+
+
+def sharp_points(rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, shown: int = 5000) -> Image:
+    """The points of sharp edges on each item's mesh; of very many each second, third ..."""
+    sheets, titles = [], []
+    for row in rows.to_dict("records"):
+        V, F, arrays = sampled(row, dataset, resolution)
+        P = arrays["fps_sharp_surface"][:, 0, :3]
+        sheets.append([(V, F), (*beads(P[:: -(-len(P) // shown)], 0.007), picture.ACCENT)])
+        share = f"{text(100 * row['on_sharp'])}% of them" if row["on_sharp"] else "none"
+        titles.append(f"{row['item']}\n{share} on sharp edges, {text(row['sharp_length'])} long")
+    return picture.contact_sheet(sheets, titles, columns, alt=f"Points of sharp edges: {', '.join(rows['item'])}")
+
+
+def beads(P: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """A small octahedron about each point (n, 3), all as one mesh."""
+    tips = np.concatenate([np.eye(3), -np.eye(3)]) * radius  # (6, 3)
+    sides = np.array([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
+    return (P[:, None] + tips).reshape(-1, 3), (6 * np.arange(len(P))[:, None, None] + sides).reshape(-1, 3)
+
+
+def slices(rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, cells: int = 200) -> Image:
+    """Signed distance in a plane through each item, where it is deepest; stored points there, by label."""
+    if rows.empty:
+        return picture.placard("Nothing to show.")
+    lines = -(-len(rows) // columns)
+    with chart.canvas(2.2 * lines, lines, columns) as (figure, axes):
+        for place, row in zip(axes.flat, rows.to_dict("records"), strict=False):
+            draw_slice(place, *sampled(row, dataset, resolution), cells)
+            place.set_title(row["item"][:30], fontsize=7)
+        for place in axes.flat[len(rows) :]:
+            place.set_axis_off()
+        return chart.image(figure, f"Signed distance in a plane, positive inside: {', '.join(rows['item'])}")
+
+
+def draw_slice(axes, V: np.ndarray, F: np.ndarray, arrays: dict, cells: int) -> None:
+    from lib import field  # libigl is not everywhere that a report is written
+
+    points = np.concatenate([arrays["rand_points"], arrays["sharp_near_surface"]])  # (n, 4)
+    P, label = points[:, :3], points[:, 3]
+    depth = np.maximum(label, 0)
+    filled = [np.histogram(P[:, axis], 21, (-1.05, 1.05), weights=depth)[0] for axis in range(3)]
+    axis, slab = np.unravel_index(np.argmax(filled), (3, 21))
+    height = -1 + 0.1 * slab
+    across = [[2, 1], [0, 2], [0, 1]][axis]  # what is up stays up
+    x = np.linspace(-1.05, 1.05, cells)
+    plane = np.full((cells, cells, 3), height)
+    plane[..., across[0]], plane[..., across[1]] = np.meshgrid(x, x)
+    distance = field.signed_distance(field.prepare(V, F), plane.reshape(-1, 3)).reshape(cells, cells)
+    limit = np.abs(distance).max()
+    axes.contourf(x, x, distance, np.linspace(-limit, limit, 33), cmap="RdBu", alpha=0.6)
+    axes.contour(x, x, distance, [0], colors=chart.INK, linewidths=0.7)
+    near = np.argsort(np.abs(P[:, axis] - height))[:3000]
+    colours = np.where(label[near] > 0, chart.BLUE, chart.ACCENT)
+    axes.scatter(*P[near][:, across].T, s=0.5, c=colours, linewidths=0)
+    axes.set(aspect="equal", xticks=(), yticks=(), xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+
+
+def labels(rows: pd.DataFrame, dataset: str, resolution: int, uniform: int) -> Image:
+    """How the stored labels of these items are spread in each set; the last `uniform` points lie anywhere."""
+    if rows.empty:
+        return picture.placard("Nothing to show.")
+    arrays = [sampled(row, dataset, resolution)[2] for row in rows.to_dict("records")]
+    sets = {
+        "off the sharp edges": [some["sharp_near_surface"][:, 3] for some in arrays],
+        "off the surface": [some["rand_points"][:-uniform, 3] for some in arrays],
+        "anywhere in the box": [some["rand_points"][-uniform:, 3] for some in arrays],
+    }
+    with chart.canvas(2.2, 1, 3) as (figure, axes):
+        for place, (name, values) in zip(axes.flat, sets.items(), strict=True):
+            values = np.concatenate(values)
+            limit = np.quantile(np.abs(values), 0.999) or 1
+            _, _, bars = place.hist(values, np.linspace(-limit, limit, 61), color=chart.ACCENT)
+            for bar in bars[30:]:
+                bar.set_facecolor(chart.BLUE)
+            place.set(title=f"{name}: {text(100 * (values > 0).mean())}% inside", yticks=(), xlabel="signed distance")
+        return chart.image(figure, f"Labels of {len(rows)} items: distance from the surface, positive inside")

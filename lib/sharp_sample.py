@@ -254,7 +254,7 @@ def judge(V: np.ndarray, F: np.ndarray, arrays: dict, uniform: int) -> dict:
     volume = float(np.einsum("ij,ij->", A, np.cross(B, C)) / 6 / (2 * BOX) ** 3)
     inside = float((anywhere > 0).mean())
     spread = np.sqrt(max(volume * (1 - volume), 1 / uniform) / uniform)
-    facts = {"inside": inside, "volume": volume, "off": (inside - volume) / spread}
+    facts = {"inside": inside, "volume": volume, "off": abs(inside - volume) / spread}
     facts |= {"deepest": float(anywhere.max()), "farthest": float(anywhere.min())}
     for key in ("sharp_near_surface", "rand_points"):
         near = arrays[key][: len(arrays[key]) - (uniform if key == "rand_points" else 0), 3].astype(float)
