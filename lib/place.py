@@ -1,12 +1,19 @@
 """This process among those that torchrun started, its device, and how it is asked to stop."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import distributed
+
+from lib.dataset import write_text
+from lib.journal import tell
 
 
 @dataclass
@@ -83,3 +90,23 @@ class Stop:
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def launch(module: str, folder: Path, asked: dict, processes: int) -> None:
+    """Run a module in so many processes of torchrun; what it is asked lies in <folder>/asked.json, its argument."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "asked.json", json.dumps(asked))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "-m", module, str(folder / "asked.json")]
+    last = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        try:
+            for line in child.stdout:
+                tell(line.rstrip())
+                last = [*last, line][-30:]
+        except KeyboardInterrupt:
+            child.terminate()  # torchrun passes it on; each saves and ends
+            child.wait()
+            raise
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{''.join(last)}")

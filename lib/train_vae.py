@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from lib import chart, loop, mesh, picture, points, score, vae
 from lib.dataset import Item, find_inputs, read_facts, splits, writing
 from lib.decode import decode
 from lib.journal import read_curve
+from lib.place import launch
 
 SAMPLES = "_sample_points.npz"
 DEPTH = 6  # of the octree that reconstructions are extracted with: 64 cells a side
@@ -61,74 +64,79 @@ def train_vae(
     items: list[Item],
     folder: str | Path,  # <run>/11_train_vae
     *,
-    size: str = "small",  # of the network, see lib.vae
-    network: dict
-    | None = None,  # what differs from the size's own, see lib.vae.MEANING; "" and 0 are the size's own too
-    start: str = "scratch",  # or weights to begin with: a path, a run's folder, a hub's id
-    steps: int = 20_000,
-    recipe: dict | None = None,  # what differs from the size's own, see DORA; 0, "" and [] are the size's own too
-    edges: bool = True,  # sharp edges are seen and asked for; False: as many points of the whole surface instead
-    augment: points.Augment = "none",
-    validate_every: int = 0,  # steps, 0 = a fifth of all
     unseen: int = 24,  # shapes of val and test that are scored at the end
-    cache: float = 4.0,  # GiB of points kept in memory; what does not fit is read again each time
-    workers: int = 2,  # threads that make batches
-    accumulate: int = 1,
-    compiled: bool = False,
-    seed: int = 0,
-    device: str = "cpu",
-    fresh: bool = False,
+    processes: int = 1,  # of torchrun, one a GPU; the batch is shared among them
+    fresh: bool = False,  # replace a run in this folder that was made otherwise, instead of refusing
+    **options,  # see `learn`
 ) -> Result:
     """Train, write the model, reconstruct unseen shapes and score them."""
-    folder = Path(folder)
-    chosen = choose(size, recipe or {})
+    folder, options = Path(folder), options | {"fresh": fresh}
     train, held_out, aside = divide(items)
-    torch.manual_seed(seed)
-    network = {name: value for name, value in (network or {}).items() if value not in (0, "")}
-    model = begin(size, network, start)
-    asked = {name: chosen.pop(name) for name in ("points", "supervision", "tokens", "odds", "sharp_weight", "kl")}
-    shelf = points.Shelf([item.path(SAMPLES) for item in train], cache)
-    judge = partial(judged, asked=asked, edges=edges)
-    watched = [item for item in held_out if splits([item.name], item.dataset)[item.name] == "val"][:WATCHED]
-    trained = loop.train(
-        model,
-        partial(losses, asked=asked, clip=model.config["clip"]),
-        partial(
-            batch, shelf=shelf, asked=asked, channels=model.config["channels"], edges=edges, how=augment, seed=seed
-        ),
-        folder,
-        asked | {"network": model.config, "start": start, "edges": edges, "augment": augment, "data": digest(train)},
-        **chosen,
-        steps=steps,
-        accumulate=accumulate,
-        seed=seed,
-        device=device,
-        compiled=compiled,
-        workers=workers,
-        validate=lambda ema, step: glance(judge, ema, watched or held_out[:WATCHED], folder, step),
-        validate_every=validate_every or -(-steps // 5),
-        fresh=fresh,
-    )
+    if processes > 1:
+        launch("lib.train_vae", folder, {"items": [asdict(item) for item in items], "options": options}, processes)
+        options["fresh"] = False
+    trained, judge = learn(items, folder, **options)
     vae.save(trained.model, folder)
+    made = folder / "reconstructions"
     with torch.no_grad():
-        rows = [
-            judge(trained.model, item, folder / "reconstructions" / f"{item.name}.obj") for item in held_out[:unseen]
-        ]
+        rows = [judge(trained.model, item, made / f"{item.name}.obj") for item in held_out[:unseen]]
     scores = pd.DataFrame(rows).sort_values("f_05", ignore_index=True)
     with writing(folder / "scores.csv") as beside:
         scores.to_csv(beside, index=False)
     facts = {
         "shapes to learn from": len(train),
         "shapes kept unseen": len(held_out),
-        "weights": sum(weight.numel() for weight in model.parameters()),
+        "weights": sum(weight.numel() for weight in trained.model.parameters()),
         "steps": trained.step,
         "minutes of training": trained.seconds / 60,
-        "samples a second": trained.step * chosen["batch_size"] / max(trained.seconds, 1e-9),
+        "steps a second": trained.step / max(trained.seconds, 1e-9),
         "share of the time spent waiting for batches": trained.waiting,
         "peak GPU memory, GiB": trained.peak_gib,
     }
     facts = pd.DataFrame(facts.items(), columns=["what", "number"])
     return Result(folder, facts, scores, compare(scores, train, held_out[:unseen]), aside)
+
+
+def learn(
+    items: list[Item],
+    folder: Path,
+    *,
+    size: str = "small",  # of the network, see lib.vae
+    network: dict | None = None,  # what differs from the size's own, see lib.vae.MEANING; 0 and "" do not
+    start: str = "scratch",  # or weights to begin with: a path, a run's folder, a hub's id
+    steps: int = 20_000,
+    recipe: dict | None = None,  # what differs from the size's own, see DORA; 0, "" and [] do not
+    edges: bool = True,  # sharp edges are seen and asked for; False: as many points of the whole surface instead
+    augment: points.Augment = "none",
+    validate_every: int = 0,  # steps, 0 = a fifth of all
+    cache: float = 4.0,  # GiB of points kept in memory; what does not fit is read again each time
+    seed: int = 0,
+    **means,  # accumulate, device, compiled, workers, fresh: see lib.loop.train
+) -> tuple[loop.Trained, Callable]:
+    """What every process does: train. Also returns who judges an item by the same lights."""
+    chosen = choose(size, recipe or {})
+    train, held_out, _ = divide(items)
+    torch.manual_seed(seed)
+    model = begin(size, {name: value for name, value in (network or {}).items() if value not in (0, "")}, start)
+    asked = {name: chosen.pop(name) for name in ("points", "supervision", "tokens", "odds", "sharp_weight", "kl")}
+    made_with = {"network": model.config, "start": start, "edges": edges, "augment": augment, "data": digest(train)}
+    source = {"shelf": points.Shelf([item.path(SAMPLES) for item in train], cache), "channels": model.channels}
+    judge = partial(judged, asked=asked, edges=edges)
+    watched = [item for item in held_out if splits([item.name], item.dataset)[item.name] == "val"] or held_out
+    trained = loop.train(
+        model,
+        partial(losses, asked=asked, clip=model.config["clip"]),
+        partial(batch, asked=asked, edges=edges, how=augment, seed=seed, **source),
+        folder,
+        asked | made_with,
+        steps=steps,
+        seed=seed,
+        validate=lambda ema, step: glance(judge, ema, watched[:WATCHED], folder, step),
+        validate_every=validate_every or -(-steps // 5),
+        **chosen,
+        **means,
+    )
+    return trained, judge
 
 
 def begin(size: str, network: dict, start: str) -> nn.Module:
@@ -342,3 +350,8 @@ def shown(path: Path) -> tuple | str:
         return mesh.read(path)
     except ValueError as error:
         return f"nothing to see: {error}"
+
+
+if __name__ == "__main__":  # as a process of torchrun
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    learn([Item(**item) for item in asked["items"]], Path(sys.argv[1]).parent, **asked["options"])

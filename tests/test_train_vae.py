@@ -88,6 +88,13 @@ def test_another_runs_weights_begin_a_curriculum(tree, tmp_path):
         run(tree, tmp_path / "high", recipe=QUICK | {"lr": 1e-9, "adam_lr": 1e-9})
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_model_of_one(tree, tmp_path):
+    one, two = (run(tree, tmp_path / str(k), processes=k) for k in (1, 2))
+    a, b = (vae.load(result.folder).state_dict() for result in (one, two))
+    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
+
+
 def test_other_data_is_another_run(tree, tmp_path):
     run(tree, tmp_path / "run")
     with pytest.raises(ValueError, match=r"data was '6 shapes, .* and is '5 shapes"):
