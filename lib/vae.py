@@ -4,18 +4,18 @@ Size "dora" is the published Dora-VAE 1.1 (191.6 M parameters) under its own nam
 other sizes are the same network, smaller, with what makes it learn from few shapes; each departure is an option.
 """
 
+import argparse
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lib import weights
+from lib.anchors import farthest, match, places, take
 
 SMALLER = {"anchors": "fixed", "anchored": True, "qk_norm": True, "clip": 0.05}
 SIZES = {
@@ -47,6 +47,7 @@ MEANING = {
     "clip": "distance at which the field is cut off; it is given in this unit",
 }
 ANCHORS = ("farthest", "matched", "fixed")
+MOST = 1 << 17  # of any count in a config: a slip must not ask for the whole memory
 CERTAIN = -30.0  # logvar of what is not uncertain, and the least there is
 
 
@@ -66,16 +67,30 @@ def build(size: str, **options) -> "VAE":
     return VAE({"size": size} | SIZES[size] | options)
 
 
+def check(c: dict) -> None:
+    """What a person or a config.json asks for is a network that can be."""
+    if c["anchors"] not in ANCHORS:
+        raise ValueError(f"anchors = {c['anchors']!r}; wanted {' or '.join(map(repr, ANCHORS))}")
+    for name in ("anchored", "qk_norm"):
+        if not isinstance(c[name], bool):
+            raise ValueError(f"{name} = {c[name]!r}; wanted true or false")
+    for name in ("width", "heads", "encoder_layers", "decoder_layers", "channels", "frequencies", "tokens"):
+        least = 0 if "layers" in name or name == "frequencies" else 1
+        if type(c[name]) is not int or not least <= c[name] < MOST:
+            raise ValueError(f"{name} = {c[name]!r}; wanted a whole number from {least} to {MOST - 1:,}")
+    if not isinstance(c["clip"], int | float) or not 0 < c["clip"] < math.inf:
+        raise ValueError(f"clip = {c['clip']!r}; wanted a distance above 0")
+    if c["width"] % c["heads"]:
+        raise ValueError(f"width = {c['width']} cannot be shared by {c['heads']} heads; wanted a multiple")
+
+
 class VAE(nn.Module):
     """The network. `config` is all that is needed to build it again."""
 
     def __init__(self, config: dict):
         super().__init__()
         self.config = c = dict(config)
-        if c["anchors"] not in ANCHORS:
-            raise ValueError(f"anchors = {c['anchors']!r}; wanted {' or '.join(map(repr, ANCHORS))}")
-        if c["width"] % c["heads"]:
-            raise ValueError(f"width = {c['width']} cannot be shared by {c['heads']} heads; wanted a multiple")
+        check(c)
         width, norm, embedded = c["width"], c["qk_norm"], 3 + 6 * c["frequencies"]
         self.encoder = nn.Module()
         self.encoder.input_proj = nn.Linear(embedded + 3, width)  # of points anywhere on the surface
@@ -96,7 +111,7 @@ class VAE(nn.Module):
             self.anchor_query = nn.Linear(embedded, width)  # a place as the first thought of its token
         if c["anchored"]:
             self.anchor_proj = nn.Linear(embedded, width)
-        self.checkpointing = False  # forget what is inside the layers and compute it again backwards: less memory
+        self.checkpointing = False  # True: less memory, more work, the same gradients
 
     # -- shape to latents
 
@@ -123,25 +138,33 @@ class VAE(nn.Module):
         indices: tuple | None = None,  # the chosen points themselves, (B, tokens / 2) of coarse and of sharp
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and logvar of the latents, both (B, tokens, channels)."""
+        for name, points in (("coarse", coarse), ("sharp", sharp)):
+            if points.ndim != 3 or points.shape[-1] != 6 or not points.shape[1]:
+                raise ValueError(
+                    f"{name} is {tuple(points.shape)}; wanted (shapes, points, 6), a position and a normal each, and "
+                    "one point at least; a shape without sharp edges takes points of its surface there too"
+                )
         tokens = tokens or self.config["tokens"]
-        C = self.encoder.input_proj(self.embed(coarse))  # (B, N, width)
-        S = self.encoder.input_proj1(self.embed(sharp))  # (B, M, width)
+        C = exact(self.encoder.input_proj, self.embed(coarse))  # (B, N, width)
+        S = exact(self.encoder.input_proj1, self.embed(sharp))  # (B, M, width)
         if self.config["anchors"] == "fixed":
             anchors = places(tokens).to(coarse).expand(len(coarse), -1, -1)  # (B, T, 3)
-            x = self.anchor_query(self.embed(anchors))  # (B, T, width)
+            x = exact(self.anchor_query, self.embed(anchors))  # (B, T, width)
         else:
-            near, edge = indices or self.choose(coarse, sharp, tokens, seed)
-            x = torch.cat([take(C, near), take(S, edge)], 1)  # (B, T, width)
-            anchors = torch.cat([take(coarse, near), take(sharp, edge)], 1)[..., :3]  # (B, T, 3)
+            of_coarse, of_sharp = indices or self.choose(coarse, sharp, tokens, seed)
+            x = torch.cat([take(C, of_coarse), take(S, of_sharp)], 1)  # (B, T, width)
+            anchors = torch.cat([take(coarse, of_coarse), take(sharp, of_sharp)], 1)[..., :3]  # (B, T, 3)
             if self.config["anchors"] == "matched":
                 order = match(anchors)  # (B, T)
                 x, anchors = take(x, order), take(anchors, order)
-        x = self.encoder.cross_attn(x, C) + self.encoder.cross_attn1(x, S)  # the token itself counts twice
-        x = self.encoder.ln_post(self.encoder.self_attn(x, self.checkpointing))
-        mean, logvar = self.pre_kl(x).chunk(2, -1)  # (B, T, channels) each
+        near = self.through(self.encoder.cross_attn, x, C)
+        x = near + self.through(self.encoder.cross_attn1, x, S)  # the token itself counts twice
+        for block in self.encoder.self_attn.resblocks:
+            x = self.through(block, x)
+        mean, logvar = exact(self.pre_kl, self.encoder.ln_post(x)).chunk(2, -1)  # (B, T, channels) each
         if self.moving:  # known for certain, and part of the latent, so that decoding needs nothing else
-            mean = torch.cat([mean, anchors.to(mean)], -1)
-            logvar = torch.cat([logvar, torch.full_like(anchors, CERTAIN, dtype=logvar.dtype)], -1)
+            mean = torch.cat([mean, anchors], -1)
+            logvar = torch.cat([logvar, torch.full_like(anchors, CERTAIN)], -1)
         return mean, logvar.clamp(CERTAIN, 20)
 
     def choose(self, coarse: torch.Tensor, sharp: torch.Tensor, tokens: int, seed: int) -> tuple:
@@ -155,6 +178,7 @@ class VAE(nn.Module):
 
     def embed(self, points: torch.Tensor) -> torch.Tensor:
         """Fourier features of the first three numbers, then the others (normals) as they are."""
+        points = points.to(torch.promote_types(points.dtype, torch.float32))  # half knows no angle of 128 radians
         P = points[..., :3]  # (..., 3)
         angles = P[..., None] * 2.0 ** torch.arange(self.config["frequencies"], device=P.device)  # (..., 3, k), no pi
         waves = angles.flatten(-2)  # all of x, all of y, all of z
@@ -169,15 +193,21 @@ class VAE(nn.Module):
         x = self.post_kl(z[..., : self.config["channels"]])  # (B, T, width)
         if self.config["anchored"]:
             anchors = z[..., -3:] if self.moving else places(z.shape[1]).to(z)  # (B, T, 3) or (T, 3)
-            x = x + self.anchor_proj(self.embed(anchors))
-        x = self.transformer(x, self.checkpointing)
+            x = x + exact(self.anchor_proj, self.embed(anchors))
+        for block in self.transformer.resblocks:
+            x = self.through(block, x)
         return Context(*self.decoder.cross_attn_decoder.remember(x))
 
     def query(self, context: Context, X: torch.Tensor) -> torch.Tensor:
         """The field (B, N) at points (B, N, 3), positive inside, in units of config["clip"]; not cut off."""
-        x = self.decoder.query_proj(self.embed(X))  # (B, N, width)
-        x = self.decoder.cross_attn_decoder.ask(x, *context)
-        return self.decoder.output_proj(self.decoder.ln_post(x))[..., 0]
+        x = exact(self.decoder.query_proj, self.embed(X))  # (B, N, width)
+        x = self.through(self.decoder.cross_attn_decoder.ask, x, *context)
+        return exact(self.decoder.output_proj, self.decoder.ln_post(x))[..., 0]
+
+    def through(self, block, *x: torch.Tensor) -> torch.Tensor:
+        """What a block makes of x; what is inside it is forgotten, if so wished, and computed again on the way back."""
+        again = self.checkpointing and torch.is_grad_enabled()
+        return checkpoint(block, *x, use_reentrant=False) if again else block(*x)
 
     def kl(self, mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
         """Of the posterior to a standard normal, the mean over tokens and channels; positions are not the network's."""
@@ -267,15 +297,17 @@ class Cross(nn.Module):
 
 
 class Stack(nn.Module):
+    """Only a name: the published tensors lie under `resblocks`."""
+
     def __init__(self, layers: int, width: int, heads: int, norm: bool):
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, heads, norm) for _ in range(layers))
 
-    def forward(self, x: torch.Tensor, forget: bool = False) -> torch.Tensor:
-        for block in self.resblocks:
-            again = forget and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
-        return x
+
+def exact(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """A layer in its own precision, under autocast too: bf16 knows a coordinate to 0.004, a quarter of the clip."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(layer.weight.dtype))
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -286,50 +318,6 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-# -- where tokens look from -------------------------------------------------------------------------------------------
-
-
-def take(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Rows of (B, N, k) at indices (B, T)."""
-    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
-
-
-@torch.no_grad()
-def farthest(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
-    """Indices (B, count) of points (B, N, 3): each the farthest from all before it, the first by the seed.
-
-    What is chosen from a cloud depends on it and the seed alone, not on its neighbours in the batch.
-    """
-    B, N, _ = points.shape
-    P = points.float().transpose(1, 2).contiguous()  # (B, 3, N): sums over three of a row are slow
-    first = int(torch.randint(N, (), generator=torch.Generator().manual_seed(seed)))
-    chosen = torch.full((B, count), first, dtype=torch.long, device=P.device)
-    nearest = torch.full((B, N), torch.inf, device=P.device)  # squared distance to the closest of the chosen
-    apart = torch.empty_like(P)
-    for k in range(1, count):
-        last = P.gather(2, chosen[:, None, k - 1 : k].expand(-1, 3, -1))  # (B, 3, 1)
-        torch.sub(P, last, out=apart).square_()
-        torch.minimum(nearest, apart[:, 0].add_(apart[:, 1]).add_(apart[:, 2]), out=nearest)
-        chosen[:, k] = nearest.argmax(1)
-    return chosen
-
-
-def places(count: int) -> torch.Tensor:
-    """The first places (count, 3) of a sequence that fills the box evenly however many are taken (Roberts' R3)."""
-    root = 1.2207440846057596  # of x^4 = x + 1
-    steps = np.arange(1, count + 1)[:, None] / root ** np.arange(1, 4)  # (count, 3)
-    return torch.tensor(((steps + 0.5) % 1 * 2 - 1) * 0.95, dtype=torch.float32)
-
-
-def match(anchors: torch.Tensor) -> torch.Tensor:
-    """The order (B, T) in which anchors (B, T, 3) lie nearest to the fixed places, in squares over all of a shape."""
-    from scipy.optimize import linear_sum_assignment
-
-    cost = torch.cdist(places(anchors.shape[1]).to(anchors).expand_as(anchors), anchors).square()
-    order = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
-    return torch.tensor(np.stack(order), device=anchors.device)
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -370,7 +358,18 @@ def rename(name: str) -> str:
     return ".".join(OTHERS_NAMES.get(part, part) for part in parts)
 
 
+def main(words: list[str] | None = None) -> None:
+    """`python -m lib.vae CHECKPOINT FOLDER`"""
+    parser = argparse.ArgumentParser(description="Write a published checkpoint as a folder of safetensors and config.")
+    parser.add_argument("checkpoint", help="a path, or an id on the hub")
+    parser.add_argument("folder", help="where model.safetensors and config.json go")
+    parser.add_argument("--strangers", action="store_true", help="empty classes stand in for those that it names")
+    asked = parser.parse_args(words)
+    try:
+        save(load(asked.checkpoint, strangers=asked.strangers), asked.folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit("usage: python -m lib.vae CHECKPOINT FOLDER    (a published checkpoint as safetensors)")
-    save(load(sys.argv[1]), sys.argv[2])
+    main()

@@ -83,7 +83,8 @@ def read_checkpoint(path: Path, strangers: bool) -> dict[str, torch.Tensor]:
     if foreign and not strangers:
         raise ValueError(
             f"{path} names classes besides its tensors: {', '.join(foreign)}. They could run code, so it is not read. "
-            "If you trust where it comes from, load it with strangers=True: empty classes stand in for these names."
+            "If you trust where it comes from, load it with strangers=True: empty classes stand in for these names. "
+            "Or save its state_dict as safetensors where those packages are installed."
         )
     stand_ins = [(type(name.rpartition(".")[2], (Stranger,), {}), name) for name in foreign]
     try:
@@ -91,7 +92,7 @@ def read_checkpoint(path: Path, strangers: bool) -> dict[str, torch.Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, as is what may lie in the file
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it asks for {refused[1]}, which is refused" if refused else first_line(error)
+        why = f"it asks for {refused[1]}, which is refused" if refused else reason(error)
         raise ValueError(f"{path} is damaged or no checkpoint: {why}") from None
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
@@ -147,6 +148,12 @@ def choose(model: str, files: list[str]) -> list[str]:
     if len(weights) != 1:
         raise ValueError(f"{model} has {', '.join(weights) or 'no weights'}; give one as {model}/file")
     return weights
+
+
+def reason(error: Exception) -> str:
+    """What torch says of a checkpoint, without its advice to trust it."""
+    told = re.search(r"UnpicklingError: |WeightsUnpickler error: ", str(error))
+    return first_line(ValueError(str(error)[told.end() :])) if told else first_line(error)
 
 
 def first_line(error: Exception) -> str:

@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from lib import vae
-from lib.vae import farthest, match, places, sample, take
+from lib.anchors import farthest, take
+from lib.vae import sample
 
 PUBLISHED = {"anchors": "farthest", "anchored": False, "qk_norm": False, "clip": 0.015}  # what "dora" is, at any size
 SMALL = {"width": 24, "heads": 3, "encoder_layers": 2, "decoder_layers": 2, "channels": 5, "frequencies": 8}
@@ -221,36 +221,6 @@ def test_positions_come_back_from_the_latent():
     assert (logvar[..., -3:] == -30).all() and (sample(mean, logvar)[..., -3:] - mean[..., -3:]).abs().max() < 1e-5
 
 
-# -- where tokens look from -------------------------------------------------------------------------------------------
-
-
-def test_farthest_points_are_those_of_the_plain_algorithm():
-    points = cloud(3, 500)[..., :3]
-    found = farthest(points, 40, seed=7)
-    for P, chosen in zip(points.numpy(), found.numpy(), strict=True):
-        wanted = [chosen[0]]
-        while len(wanted) < 40:
-            wanted.append(np.linalg.norm(P[:, None] - P[wanted], axis=-1).min(1).argmax())
-        assert list(chosen) == wanted
-    assert torch.equal(found, farthest(points, 40, seed=7)) and not torch.equal(found, farthest(points, 40, seed=8))
-    assert torch.equal(found[1:2], farthest(points[1:2], 40, seed=7))
-
-
-def test_places_fill_the_box_and_the_first_ones_stay():
-    many = places(1024)
-    assert torch.equal(many[:100], places(100)) and many.abs().max() <= 0.95
-    counts = torch.histogramdd(many, [4, 4, 4], range=[-0.95, 0.95] * 3).hist
-    assert counts.min() >= 13 and counts.max() <= 19  # 16 each; a random set has between 5 and 28
-
-
-def test_matching_is_the_best_of_all_orders():
-    from itertools import permutations
-
-    anchors = cloud(1, 5)[..., :3]
-    costs = {order: (anchors[0, list(order)] - places(5)).square().sum().item() for order in permutations(range(5))}
-    assert tuple(match(anchors)[0].tolist()) == min(costs, key=costs.get)
-
-
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,14 +244,47 @@ def test_every_kind_of_network_learns(anchors, anchored, qk_norm):
     assert loss(network_) < before
 
 
-def test_forgetting_what_is_inside_the_layers_gives_the_same_gradients():
+def test_forgetting_what_is_inside_the_layers_gives_the_same_gradients_and_keeps_less():
     network_ = network(tokens=8).train()
-    found = []
+    found, kept = [], []
+
+    def count(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
     for network_.checkpointing in (False, True):
         network_.zero_grad()
-        loss(network_).backward()
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            value = loss(network_)
+        value.backward()
         found.append([p.grad.clone() for p in network_.parameters()])
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert kept[1] < kept[0] / 5
+
+
+def test_places_and_distances_keep_their_precision_under_autocast():
+    vae_ = stirred(network(anchors="farthest", anchored=True, tokens=8))
+    coarse, sharp, X = cloud(seed=1), cloud(seed=2), cloud(seed=3)[..., :3]
+    seen = []
+    watched = (vae_.encoder.input_proj, vae_.encoder.input_proj1, vae_.anchor_proj, vae_.decoder.query_proj)
+    for layer in watched:
+        layer.register_forward_hook(lambda _, x, y: seen.append(y))
+    mean, _ = vae_.encode(coarse, sharp)
+    field = vae_.query(vae_.decode(mean), X)
+    plain, seen[:] = list(seen), []
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, _ = vae_.encode(coarse, sharp)
+        rough_field = vae_.query(vae_.decode(mean), X)
+    assert all(torch.equal(*pair) for pair in zip(plain, seen, strict=True)) and len(seen) == 4
+    assert rough.dtype == rough_field.dtype == torch.float32
+    assert torch.equal(rough[..., -3:], mean[..., -3:])
+    assert 0 < (rough_field - field).abs().max() < 0.05 * field.abs().max()  # and the layers between do run in bf16
+
+
+def test_points_in_half_precision_are_embedded_in_full():
+    vae_, points = network(frequencies=8), cloud().half()
+    assert torch.equal(vae_.embed(points), vae_.embed(points.float()))
 
 
 def test_the_kl_is_that_of_two_normals_and_positions_do_not_count():
@@ -309,6 +312,13 @@ def test_a_sample_has_the_mean_and_the_spread_of_its_posterior():
         (lambda: vae.build("tiny", depth=3), "no option 'depth'; it has width,"),
         (lambda: vae.build("tiny", anchors="learned"), "anchors = 'learned'; wanted 'farthest' or"),
         (lambda: vae.build("tiny", heads=5), "width = 64 cannot be shared by 5 heads"),
+        (lambda: vae.build("tiny", width="64"), "width = '64'; wanted a whole number from 1 to"),
+        (lambda: vae.build("tiny", tokens=10**9), "tokens = 1000000000; wanted a whole number from 1 to"),
+        (lambda: vae.build("tiny", channels=True), "channels = True; wanted a whole number"),
+        (lambda: vae.build("tiny", qk_norm="no"), "qk_norm = 'no'; wanted true or false"),
+        (lambda: vae.build("tiny", clip=0), "clip = 0; wanted a distance above 0"),
+        (lambda: network().encode(cloud(), cloud()[..., :3]), "sharp is (2, 128, 3); wanted (shapes, points, 6)"),
+        (lambda: network().encode(cloud(), cloud()[:, :0]), "takes points of its surface there too"),
         (lambda: network().decode(torch.zeros(1, 4, 19)), "latents of 19 channels came; this VAE's have 16"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 7), "tokens = 7; wanted an even number"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 512), "at most twice the points: 128 of the"),
@@ -399,3 +409,13 @@ def test_another_networks_folder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
     with pytest.raises(ValueError, match=r"not one of a shape VAE; it lacks anchored"):
         vae.load(tmp_path)
+
+
+def test_the_command_writes_a_checkpoint_as_safetensors(published, tmp_path):
+    torch.save({"state_dict": prefixed(published)}, tmp_path / "dora.ckpt")
+    vae.main([str(tmp_path / "dora.ckpt"), str(tmp_path / "out")])
+    found = vae.load(tmp_path / "out")
+    assert found.config["clip"] == 0.015 and found.state_dict().keys() == published.keys()
+    assert all(torch.equal(tensor, published[name]) for name, tensor in found.state_dict().items())
+    with pytest.raises(SystemExit, match=r"is not there\. Wanted a folder"):
+        vae.main([str(tmp_path / "other.ckpt"), str(tmp_path / "out")])

@@ -106,6 +106,7 @@ def test_what_is_no_checkpoint_is_named(name, make, words, tmp_path):
     with pytest.raises(ValueError) as error:
         weights.read(tmp_path / name)
     assert words in str(error.value) and str(tmp_path) in str(error.value)
+    assert "weights_only" not in str(error.value), "torch's advice to trust the file is not passed on"
 
 
 def test_a_folder_of_several_or_none_asks_which(tmp_path):

@@ -1,0 +1,45 @@
+"""Where the tokens of a shape look from: points of it far from one another, or places that are the same for all."""
+
+import numpy as np
+import torch
+
+
+def take(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows of (B, N, k) at indices (B, T)."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
+
+
+@torch.no_grad()
+def farthest(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """Indices (B, count) of points (B, N, 3): each the farthest from all before it, the first by the seed.
+
+    What is chosen from a cloud depends on it and the seed alone, not on its neighbours in the batch.
+    """
+    B, N, _ = points.shape
+    P = points.float().transpose(1, 2).contiguous()  # (B, 3, N): sums over three of a row are slow
+    first = int(torch.randint(N, (), generator=torch.Generator().manual_seed(seed)))
+    chosen = torch.full((B, count), first, dtype=torch.long, device=P.device)
+    nearest = torch.full((B, N), torch.inf, device=P.device)  # squared distance to the closest of the chosen
+    apart = torch.empty_like(P)
+    for k in range(1, count):
+        last = P.gather(2, chosen[:, None, k - 1 : k].expand(-1, 3, -1))  # (B, 3, 1)
+        torch.sub(P, last, out=apart).square_()
+        torch.minimum(nearest, apart[:, 0].add_(apart[:, 1]).add_(apart[:, 2]), out=nearest)
+        chosen[:, k] = nearest.argmax(1)
+    return chosen
+
+
+def places(count: int) -> torch.Tensor:
+    """The first places (count, 3) of a sequence that fills the box evenly however many are taken (Roberts' R3)."""
+    root = 1.2207440846057596  # of x^4 = x + 1
+    steps = np.arange(1, count + 1)[:, None] / root ** np.arange(1, 4)  # (count, 3)
+    return torch.tensor(((steps + 0.5) % 1 * 2 - 1) * 0.95, dtype=torch.float32)
+
+
+def match(anchors: torch.Tensor) -> torch.Tensor:
+    """The order (B, T) in which anchors (B, T, 3) lie nearest to the fixed places, in squares over all of a shape."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = torch.cdist(places(anchors.shape[1]).to(anchors).expand_as(anchors), anchors).square()
+    order = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
+    return torch.tensor(np.stack(order), device=anchors.device)
