@@ -47,14 +47,20 @@ def opengl() -> str:
     name = "VTK_DEFAULT_OPENGL_WINDOW"
     windows = ("vtkEGLRenderWindow", "vtkOSOpenGLRenderWindow", "vtkXOpenGLRenderWindow")
     chosen = [{name: window} for window in windows] if sys.platform == "linux" and name not in os.environ else [{}]
-    probe = {"args": [sys.executable, "-c", PROBE], "capture_output": True, "text": True, "timeout": 60, "check": True}
     for setting in chosen:
-        with contextlib.suppress(subprocess.SubprocessError):  # it crashed, or hangs
-            found = subprocess.run(**probe, env=os.environ | setting).stdout.partition("renderer:")[2].strip()
-            if found:
-                os.environ.update(setting)
-                return found
+        if found := probe(PROBE, "renderer:", setting):
+            os.environ.update(setting)
+            return found
     raise RuntimeError(NO_OPENGL)
+
+
+def probe(code: str, word: str, setting: dict | None = None) -> str:
+    """What Python code prints after a word, in a process of its own; nothing if it crashes or hangs."""
+    command = {"args": [sys.executable, "-c", code], "capture_output": True, "text": True, "timeout": 60, "check": True}
+    with contextlib.suppress(subprocess.SubprocessError):
+        said = subprocess.run(**command, env=os.environ | (setting or {})).stdout
+        return said.partition(word)[2].split("\n")[0].strip()
+    return ""
 
 
 # -- sheets -----------------------------------------------------------------------------------------------------------
