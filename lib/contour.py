@@ -1,11 +1,8 @@
 """Dual contouring on sparse cells: one vertex a cell, on the source itself and on its sharp edges, always manifold."""
 
-import itertools
 from functools import cache
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from lib import field
 from lib.field import OFFSETS, STEPS
@@ -25,17 +22,16 @@ SHARP = np.cos(np.radians(30))  # an edge of the source is sharp where its faces
 @cache
 def twofold() -> np.ndarray:
     """(256,) cases of a cell whose inside or outside corners are not joined along its edges: two sheets in one cell."""
-    edges = np.array([(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1])
-    bad = np.zeros(256, bool)
-    for case in range(256):
-        side = np.array([case >> c & 1 for c in range(8)])
-        joined = edges[side[edges[:, 0]] == side[edges[:, 1]]]
-        parts, _ = connected_components(coo_array((np.ones(len(joined)), joined.T), shape=(8, 8)), directed=False)
-        bad[case] = parts > 2
-    return bad
+    side = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8)
+    name = np.tile(np.arange(8), (256, 1))
+    for _ in range(7):  # every corner takes the least name of its side among its neighbours'
+        for axis in (1, 2, 4):
+            other = np.arange(8) ^ axis
+            name = np.where(side == side[:, other], np.minimum(name, name[:, other]), name)
+    return (name == np.arange(8)).sum(1) > 2
 
 
-def repair(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def repair(keys: np.ndarray, values: np.ndarray, flood=None) -> tuple[np.ndarray, np.ndarray, int]:
     """Turn outside corners inside until every cell has one sheet and no void is left; keys and values with all corners
     that this needs, and how many were turned.
 
@@ -43,7 +39,7 @@ def repair(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     crossed edge gives one quad and every crossed cell one vertex with one fan around it: a 2-manifold.
     """
     turned = 0
-    suspects, beyond = crossed_cells(keys, values), field.flood(keys[values > 0])
+    suspects, beyond = crossed_cells(keys, values), flood or field.flood(keys[values > 0])
     while True:
         while len(suspects):
             corner_keys = suspects[:, None] + OFFSETS @ STEPS  # (c, 8)
@@ -101,11 +97,11 @@ def dual(
     off = np.zeros(len(cells), bool)
     off[cell[wall[lower] | wall[upper]]] = True
 
-    V, meet, feature = place(cells, cell, point, normal, real, resolution)
+    V, meet, feature, even = place(cells, cell, point, normal, real, resolution)
     feature &= ~off
     low = field.position(field.unpack(cells), resolution)
-    onto = V.copy()
-    onto[~off] = field.closest(surface, V[~off])[2]
+    onto, curved = V.copy(), ~off & ~even  # the mean of a plane's crossings lies on it
+    onto[curved] = field.closest(surface, V[curved])[2]
     near = ~off & (np.linalg.norm(onto - V, axis=1) < h)
     V, moved = move(V, onto, near, quads, h)
     V, snapped = move(V, snap(surface, V, meet, feature, low, h), feature, quads, h)
@@ -122,10 +118,14 @@ def crossings(surface, keys, values, wall, lower, upper, resolution):
     outer, inner = np.where(up, lower, upper), np.where(up, upper, lower)
     P, Q = (field.position(field.unpack(keys[end]), resolution) for end in (outer, inner))
     point = P + (Q - P) * np.clip(values[outer] / (values[outer] - values[inner]), 0.01, 0.99)[:, None]
-    t, face = field.hits(surface, P, Q - P)
+    t, face = field.hits(surface, P, Q - P, 1)
     real = (t <= 1) & ~wall[outer] & ~wall[inner]
-    point[real] = (P + (Q - P) * np.minimum(t, 1)[:, None])[real]
     normal = face_normals(surface.V, surface.F)[face]
+    t = np.minimum(t, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the same in double precision, but along the face
+        exact = ((surface.V[surface.F[face, 0]] - P) * normal).sum(1) / ((Q - P) * normal).sum(1)
+    t = np.where(np.abs(exact - t) < 1e-3, np.clip(exact, 0, 1), t)
+    point[real] = (P + (Q - P) * t[:, None])[real]
     normal[((P - Q) * normal).sum(1) < 0] *= -1
     return point, normal, real
 
@@ -138,7 +138,7 @@ def face_normals(V: np.ndarray, F: np.ndarray) -> np.ndarray:
 def place(cells, cell, point, normal, real, resolution):
     """A vertex for each cell: the mean of its crossings, or where their planes meet if they differ: that is a feature.
 
-    V within the cells; where the planes meet, if a little outside; which are features.
+    V within the cells; where the planes meet, if a little outside; which are features; which have one plane only.
     """
     n = len(cells)
     flat = cell.ravel()
@@ -150,7 +150,8 @@ def place(cells, cell, point, normal, real, resolution):
     weight = np.where(real, 1.0, 1e-6)  # the source's own crossings alone, where there are any
     mean = np.stack([total(x) for x in (point * weight[:, None]).T], -1) / total(weight)[:, None]
     normal = normal * real[:, None]
-    feature = np.linalg.norm(np.stack([total(x) for x in normal.T], -1), axis=1) < 0.985 * hits
+    agree = np.linalg.norm(np.stack([total(x) for x in normal.T], -1), axis=1)
+    feature, even = agree < 0.985 * hits, agree > (1 - 1e-9) * np.bincount(flat, minlength=n)
 
     # Least squares of n . (v - x) over the crossings, from the mean point, in the directions that they determine.
     outer = np.einsum("ei,ej->eij", normal, normal)
@@ -164,7 +165,7 @@ def place(cells, cell, point, normal, real, resolution):
     meet[feature] += np.einsum("nij,nj,nkj,nk->ni", axes, inverse, axes, b)
     low = field.position(field.unpack(cells), resolution)
     h = field.spacing(resolution)
-    return np.clip(meet, low, low + h), np.clip(meet, low - LOOSE * h, low + (1 + LOOSE) * h), feature
+    return np.clip(meet, low, low + h), np.clip(meet, low - LOOSE * h, low + (1 + LOOSE) * h), feature, even
 
 
 def snap(surface, V, meet, feature, low, h):
@@ -255,7 +256,10 @@ def move(V, wanted, may, quads, h):
 
 
 def intersections(surface: field.Surface) -> np.ndarray:
-    """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour."""
+    """Faces (m,) that an edge of another goes through: a ray along each edge, its first hit that is no neighbour.
+
+    Single precision also hits what the edge only touches, so each is asked again in double.
+    """
     V, F = surface.V, surface.F
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     once = a < b
@@ -263,14 +267,28 @@ def intersections(surface: field.Surface) -> np.ndarray:
     pierced = np.zeros(len(F), bool)
     start = np.full(len(a), 1e-3)
     todo = np.arange(len(a))
-    for _ in range(4):  # neighbours lie along the ray, and single precision hits them now and then: go on behind them
+    for _ in range(4):  # neighbours lie along the ray, and are hit now and then: go on behind them
         D = V[b[todo]] - V[a[todo]]
-        t, face = field.hits(surface, V[a[todo]] + D * start[todo, None], D)
+        t, face = field.hits(surface, V[a[todo]] + D * start[todo, None], D, 1)
         t = t + start[todo]
         hit = (face >= 0) & (t < 1 - 1e-3)
         todo, face, t = todo[hit], face[hit], t[hit]
         neighbour = ((F[face] == a[todo, None]) | (F[face] == b[todo, None])).any(1)
-        pierced[face[~neighbour]] = True
+        other = ~neighbour
+        pierced[face[other][crosses(V[a[todo[other]]], V[b[todo[other]]], V[F[face[other]]])]] = True
         start[todo] = t + 1e-3
         todo = todo[neighbour]
     return pierced
+
+
+def crosses(P: np.ndarray, Q: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """Whether each segment from P to Q (n, 3) goes through the inside of a triangle (n, 3, 3)."""
+
+    def volume(a, b, c):
+        return (np.cross(a - P, b - P) * (c - P)).sum(1)
+
+    A, B, C = T.swapaxes(0, 1)
+    N = np.cross(B - A, C - A)
+    apart = ((P - A) * N).sum(1) * ((Q - A) * N).sum(1) < 0
+    turn = np.stack([volume(Q, A, B), volume(Q, B, C), volume(Q, C, A)])
+    return apart & ((turn > 0).all(0) | (turn < 0).all(0))

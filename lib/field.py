@@ -75,7 +75,8 @@ class Surface(NamedTuple):
 
 def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False) -> Surface:
     V, F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
-    tree, scene = None if rays_only else igl.AABB(), EmbreeScene()
+    # robust: else one ray in ten that is aimed at an edge passes between its two faces; it costs no time.
+    tree, scene = None if rays_only else igl.AABB(), EmbreeScene(robust=True)
     if tree:
         tree.init(V, F)
     TriangleMesh(scene, V.astype(np.float32), F.astype(np.int32))
@@ -152,17 +153,28 @@ def nearest(V: np.ndarray, elements: np.ndarray, P: np.ndarray) -> tuple[np.ndar
     return np.sqrt(squared), point
 
 
-def hits(surface: Surface, O: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First hit of each ray O + t * D: t (n,), inf where it hits nothing, and face (n,), then -1."""
-    t, face = np.empty(len(O)), np.empty(len(O), np.int64)
+def hits(surface: Surface, O: np.ndarray, D: np.ndarray, limit: float = 1e37) -> tuple[np.ndarray, np.ndarray]:
+    """First hit of each ray O + t * D: t (n,) up to the limit, inf where it hits nothing, and face (n,), then -1."""
+    t, face = np.full(len(O), np.inf), np.empty(len(O), np.int64)
+    for part, found in rays(surface, O, D, limit, {"output": True}):
+        face[part] = found["primID"]
+        np.copyto(t[part], found["tfar"], where=face[part] >= 0)
+    return t, face
+
+
+def blocked(surface: Surface, O: np.ndarray, D: np.ndarray, limit: float = 1.0) -> np.ndarray:
+    """Whether anything lies between O (n, 3) and O + limit * D; quicker than its first hit."""
+    found = np.empty(len(O), bool)
+    for part, face in rays(surface, O, D, limit, {"query": "OCCLUDED"}):
+        found[part] = face >= 0
+    return found
+
+
+def rays(surface, O, D, limit, options):
     for start in range(0, len(O), CHUNK):
         part = slice(start, start + CHUNK)
-        found = surface.scene.run(
-            np.ascontiguousarray(O[part], np.float32), np.ascontiguousarray(D[part], np.float32), output=True
-        )
-        face[part] = found["primID"]
-        t[part] = np.where(face[part] >= 0, found["tfar"], np.inf)
-    return t, face
+        O_part, D_part = (np.ascontiguousarray(x[part], np.float32) for x in (O, D))
+        yield part, surface.scene.run(O_part, D_part, dists=np.full(len(O_part), limit, np.float32), **options)
 
 
 # -- the narrow band --------------------------------------------------------------------------------------------------
@@ -194,9 +206,10 @@ def band(surface: Surface, resolution: int, reach: float) -> Band:
         near = distance <= reach + radius
         keys = keys[near]
         if step == 1:
-            return Band(keys, distance[near], face[near], point[near])
+            order = np.argsort(keys)
+            return Band(keys[order], *(x[near][order] for x in (distance, face, point)))
         step //= 2
-        keys = np.sort((keys[:, None] + OFFSETS * step @ STEPS).ravel())
+        keys = (keys[:, None] + OFFSETS * step @ STEPS).ravel()
 
 
 # -- outside ----------------------------------------------------------------------------------------------------------
@@ -220,15 +233,15 @@ def flood(blocked: np.ndarray) -> Outside:
 
     Runs of neighbouring columns that overlap are joined, so the work grows with the surface, not with the volume.
     """
-    ijk = unpack(blocked)
     if not len(blocked):
         return Outside(blocked, blocked)
+    ijk = unpack(blocked)
     low, high = ijk.min(0) - 1, ijk.max(0) + 1
     x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
-    bottom, top = (pack(np.stack([x, y, np.full_like(x, z)], -1)).ravel() for z in (low[2], high[2]))
-    first = np.sort(np.concatenate([bottom, blocked + 1]))
-    last = np.sort(np.concatenate([top, blocked - 1]))
-    first, last = first[first <= last], last[first <= last]
+    ends = pack(np.stack([np.stack([x, y, np.full_like(x, z)], -1) for z in (low[2] - 1, high[2] + 1)], 2)).ravel()
+    walls = np.insert(blocked, np.searchsorted(blocked, ends), ends)  # and one below and one above each column
+    gap = np.flatnonzero((walls[1:] - walls[:-1] > 1) & (walls[1:] >> BITS == walls[:-1] >> BITS))
+    first, last = walls[gap] + 1, walls[gap + 1] - 1
     a, b = [], []
     for step in STEPS[:2]:
         start = np.searchsorted(last, first + step)  # the first run of the next column that ends above this one's start
@@ -239,8 +252,68 @@ def flood(blocked: np.ndarray) -> Outside:
     a, b = np.concatenate(a), np.concatenate(b)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(first), len(first)))
     _, label = connected_components(graph, directed=False)
-    enclosed = label != label[0]
-    return Outside(np.sort(np.r_[blocked, first[enclosed]]), np.sort(np.r_[blocked, last[enclosed]]))
+    free = label == label[0]
+    first, last = first[free], last[free]
+    inner = first[1:] >> BITS == last[:-1] >> BITS  # between two runs of a column
+    return Outside(last[:-1][inner] + 1, first[1:][inner] - 1)
+
+
+class Places(NamedTuple):
+    """Where a corner stands among some sorted keys, and FREE or ENCLOSED for one that is none of them.
+
+    Each block of 8^3 corners that has keys has a table, and a coarse grid of blocks says which: three times as fast as
+    a binary search. The coarse grid ends a block beyond the keys; what lies farther off is as FREE as that block.
+    """
+
+    base: int  # key of the first corner of the coarse grid
+    number: np.ndarray  # the block's table (a, b, c); FREE's and ENCLOSED's are shared
+    table: np.ndarray  # 512 numbers each
+
+    def __call__(self, keys: np.ndarray) -> np.ndarray:
+        keys = keys - self.base
+        mask = (1 << BITS) - 1
+        i, j, k = (n.astype(np.int32) for n in (keys >> 2 * BITS, keys >> BITS & mask, keys & mask))
+        a, b, c = (np.clip(n >> 3, 0, last - 1) for n, last in zip((i, j, k), self.number.shape, strict=True))
+        table = self.number[a, b, c]
+        return self.table[(table << 9) | (i & 7) << 6 | (j & 7) << 3 | k & 7]
+
+    def add(self, keys: np.ndarray, start: int) -> "Places":
+        """With more keys, FREE ones; they stand at start and after."""
+        block = (unpack(keys) - unpack(np.int64(self.base))) >> 3
+        number, bare = self.number.copy(), np.zeros(self.number.shape, bool)
+        bare[tuple(block.T)] = True
+        bare &= number == 0
+        count = len(self.table) // 512
+        number[bare] = np.arange(count, count + bare.sum())
+        table = np.r_[self.table, np.full(512 * bare.sum(), FREE, np.int32)]
+        table[number[tuple(block.T)] * 512 + (unpack(keys) & 7) @ (64, 8, 1)] = np.arange(start, start + len(keys))
+        return Places(self.base, number, table)
+
+
+FREE, ENCLOSED = -1, -2
+BLOCK = np.stack(np.unravel_index(np.arange(512), (8, 8, 8)), -1)  # (512, 3)
+
+
+def places(keys: np.ndarray, outside: Outside) -> Places:
+    """Of sorted keys, among which are all corners where the outside ends."""
+    block = unpack(keys) >> 3
+    low, high = block.min(0) - 1, block.max(0) + 2
+    all_blocks = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1)  # (a, b, c, 3)
+    number = np.where(outside(pack(all_blocks * 8)), 0, 1).astype(np.int32)
+    touched = np.zeros(number.shape, bool)
+    touched[tuple((block - low).T)] = True
+    number[touched] = np.arange(2, 2 + touched.sum())
+    table = np.empty((2 + touched.sum(), 512), np.int32)
+    table[0], table[1] = FREE, ENCLOSED
+    rows = pack(all_blocks[touched] * 8)[:, None] + BLOCK[::8] @ STEPS  # (t, 64)
+    # Along each row of eight: a binary search for the first corner only, then from run to run.
+    first, last = np.r_[outside.first, np.iinfo(np.int64).max], np.r_[outside.last, 0]
+    run = np.searchsorted(outside.first, rows, side="right") - 1
+    for n in range(8):
+        run += first[run + 1] <= rows + n
+        table[2:, n::8] = np.where(rows + n > last[run], FREE, ENCLOSED)
+    table[number[tuple((block - low).T)], (unpack(keys) & 7) @ (64, 8, 1)] = np.arange(len(keys))
+    return Places(int((low * 8 + ORIGIN) @ STEPS), number, table.ravel())
 
 
 # -- surface extraction -----------------------------------------------------------------------------------------------

@@ -95,29 +95,32 @@ def sample(V: np.ndarray, F: np.ndarray, count: int, seed: int = 0) -> tuple[np.
     return P, (N / np.maximum(area, 1e-300)[:, None])[face], face
 
 
-def band(V: np.ndarray, F: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+def band(V: np.ndarray, F: np.ndarray, resolution: int, wanted=None) -> tuple[np.ndarray, np.ndarray]:
     """Corners wherever the winding number crosses 1/2, all those of the crossed cells, and their numbers.
 
-    From a coarse grid to the corners: blocks are halved where the number crosses 1/2 between neighbours.
+    From a coarse grid to the corners: cells are halved where the number crosses 1/2 at one of their corners' edges. The
+    last and by far most are only those that are wanted: a function of keys that tells which.
     """
     h = field.spacing(resolution)
     size = np.ptp(V[F], axis=(0, 1)) / h
     step = 1 << max(0, int(np.log2(max(size.min() / 8, size.max() / 64, 1))))  # fine enough for flat pieces
     low = np.floor((V[F].min((0, 1)) + field.BOX) / h / step).astype(np.int64) - 1
     high = np.ceil((V[F].max((0, 1)) + field.BOX) / h / step).astype(np.int64) + 1
-    blocks = np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3) * step
-    keys = field.pack(blocks)
+    keys = field.pack(np.stack(np.meshgrid(*map(np.arange, low, high + 1), indexing="ij"), -1).reshape(-1, 3) * step)
     while True:
+        if step == 1 and wanted is not None:
+            keys = keys[wanted(keys)]
         number = number_at(V, F, field.position(field.unpack(keys), resolution))
+        if step == 1:
+            return keys, number
         inside = number > 0.5
         crossed = np.zeros(len(keys), bool)
         for axis in field.STEPS * step:
             near = field.find(keys, keys + axis)
             differ = np.flatnonzero((near >= 0) & (inside != inside[near]))
             crossed[differ] = crossed[near[differ]] = True
-        if step == 1:
-            return keys, number
-        around = np.array(list(itertools.product((-step, 0, step), repeat=3))) @ field.STEPS
-        coarse = field.unique(keys[crossed][:, None] + around)
+        cells = field.unique(keys[crossed][:, None] - field.OFFSETS * step @ field.STEPS)
         step //= 2
-        keys = field.unique(coarse[:, None] + field.OFFSETS * step @ field.STEPS)
+        keys = field.unique(
+            cells[:, None] + np.array(list(itertools.product((0, step, 2 * step), repeat=3))) @ field.STEPS
+        )

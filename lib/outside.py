@@ -1,0 +1,149 @@
+"""Which corners of a sparse grid lie outside a surface: all that a ball of radius eps reaches, and what these can see.
+
+Outside is an array of bools, one for each corner of the band; every other corner is as the flood left it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lib import field, winding
+
+NEIGHBOURS = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), -1) - 1
+NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")][1:]  # (26, 3) the nearest first
+CORNERS = np.array([0, 1, 2, 4, 3, 5, 6, 7])  # of a cell, by how many axes they differ from the first
+
+
+class Grid(NamedTuple):
+    """What every step asks."""
+
+    surface: field.Surface
+    resolution: int
+    band: field.Band  # at least the corners within a cell of the surface
+    flood: field.Outside
+    places: field.Places
+    radius: np.ndarray  # without faces about it, of each corner of the band, then of an ENCLOSED one and a FREE one
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """Where corners of the band lie."""
+        return field.position(field.unpack(self.band.keys[index]), self.resolution)
+
+    def look(self, keys: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For any corners: whether they are outside, and a radius without faces about them."""
+        place = self.places(keys)
+        return np.r_[outside, False, True][place], self.radius[place]
+
+    def nearest(self, X: np.ndarray) -> np.ndarray:
+        """Keys of the corners nearest to points (n, 3)."""
+        return field.pack(np.round((X + field.BOX) / field.spacing(self.resolution)).astype(np.int64))
+
+
+def gridded(surface: field.Surface, resolution: int, band: field.Band, flood: field.Outside) -> Grid:
+    h = field.spacing(resolution)
+    return Grid(surface, resolution, band, flood, field.places(band.keys, flood), np.r_[band.distance, h, h])
+
+
+def band(surface: field.Surface, resolution: int) -> Grid:
+    """The corners within a cell of the surface, which are the ends of all edges that it crosses, and the flood."""
+    near = field.band(surface, resolution, 1.01 * field.spacing(resolution))
+    return gridded(surface, resolution, near, field.flood(near.keys[near.distance <= 2 / resolution]))
+
+
+def grow(grid: Grid, keys: np.ndarray, found: tuple) -> Grid:
+    """With more corners at the end of its band: FREE ones, and what closest() found for them."""
+    near = field.Band(*(np.concatenate(pair) for pair in zip(grid.band, (keys, *found), strict=True)))
+    places = grid.places.add(keys, len(grid.band.keys))
+    return grid._replace(band=near, places=places, radius=np.r_[near.distance, grid.radius[-2:]])
+
+
+def push_back(grid: Grid, rounds: int = 2) -> np.ndarray:
+    """Outside up to the source: a corner within eps of it joins when it sees a neighbour that is outside.
+
+    No orientation is asked, so flipped faces do not matter. Two rounds, so that nothing leaks through small holes.
+    """
+    band, h = grid.band, field.spacing(grid.resolution)
+    outside = grid.flood(band.keys)
+    new = np.r_[outside, False, True]  # whom no round has asked yet
+    for _ in range(rounds):
+        todo = np.flatnonzero(~outside & (band.distance > 1e-3 * h))
+        before = outside.copy()
+        for step in NEIGHBOURS:
+            place = grid.places(band.keys[todo] + step @ field.STEPS)
+            near = new[place]
+            one, place = todo[near], place[near]
+            free = band.distance[one] + grid.radius[place] > 1.0001 * np.linalg.norm(step) * h  # balls that overlap
+            O = grid.at(one[~free])
+            free[~free] = ~field.blocked(grid.surface, O, np.broadcast_to(step * h, O.shape))
+            outside[one[free]] = True
+            todo = todo[~outside[todo]]
+        new = np.r_[outside & ~before, False, False]
+    return outside
+
+
+def sees(grid: Grid, outside: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Whether each point (n, 3) sees a corner of its cell that is outside; the nearest is asked first."""
+    X = (X + field.BOX) / field.spacing(grid.resolution)
+    low = np.floor(X).astype(np.int64)
+    nearest = (X - low > 0.5) @ (4, 2, 1)
+    seen = np.zeros(len(X), bool)
+    todo = np.arange(len(X))
+    for other in CORNERS:
+        corner = low[todo] + field.OFFSETS[nearest[todo] ^ other]
+        is_out, radius = grid.look(field.pack(corner), outside)
+        one, corner, radius = todo[is_out], corner[is_out], radius[is_out]
+        D = (X[one] - corner) * field.spacing(grid.resolution)
+        free = radius > np.linalg.norm(D, axis=1)
+        O = field.position(corner[~free], grid.resolution)
+        free[~free] = ~field.blocked(grid.surface, O, D[~free], 1 - 1e-3)  # points may lie on the surface
+        seen[one[free]] = True
+        todo = todo[~seen[todo]]
+    return seen
+
+
+# -- solids with a hole -----------------------------------------------------------------------------------------------
+
+
+def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pieces: list) -> tuple:
+    """Turn inside what lies in a holed solid by its winding number; the band grows by the corners about the caps.
+
+    The grid, who is outside, the offset of each corner, and for the corners of caps the winding number, else nan.
+    """
+    band, h = grid.band, field.spacing(grid.resolution)
+    level, caps = np.zeros(len(band.keys)), []
+    P = grid.at(slice(None))
+    for F in pieces:  # one by one: outside, the small numbers of many pieces add up
+        keys, number = winding.band(V, F, grid.resolution, lambda keys: grid.look(keys, outside)[0])
+        caps.append((keys, number))
+        low, high = V[F].min((0, 1)), V[F].max((0, 1))
+        at = np.flatnonzero(outside & ((low < P) & (high > P)).all(1))
+        known = field.find(keys, band.keys[at])
+        here = np.zeros(len(at))
+        here[known >= 0] = number[known[known >= 0]]
+        here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
+        level[at] = np.maximum(level[at], here)
+    keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))
+    order = np.lexsort([-number, keys])
+    keys, number = keys[order], number[order]
+    new = np.r_[True, keys[1:] != keys[:-1]]
+    new[new] = grid.places(keys[new]) == field.FREE
+    keys, number, count = keys[new], number[new], len(band.keys)
+    grid = grow(grid, keys, (np.full(len(keys), h), np.full(len(keys), -1), np.full((len(keys), 3), np.nan)))
+    outside = np.r_[outside, np.ones(len(keys), bool)]
+    filled = outside & (np.r_[level, number] > 0.5)
+    outside &= ~filled
+    offset = np.r_[offset, np.zeros(len(keys))]
+    offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
+    cap = np.r_[np.full(count, np.nan), number]
+
+    order = np.argsort(grid.band.keys)
+    band, outside = field.Band(*(x[order] for x in grid.band)), outside[order]
+    flood = field.flood(band.keys[~outside])
+    return gridded(grid.surface, grid.resolution, band, flood), outside, offset[order], cap[order]
+
+
+def touches(grid: Grid, marked: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Corners of the band (indices), of those asked for, whose closest point lies in a cell with a marked corner."""
+    at = np.flatnonzero(which)
+    ijk = np.floor((grid.band.point[at] + field.BOX) / field.spacing(grid.resolution)).astype(np.int64)
+    near = grid.places(field.pack(ijk)[:, None] + field.OFFSETS @ field.STEPS)
+    return at[np.r_[marked, False, False][near].any(1)]

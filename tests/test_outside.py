@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import trimesh
+from scipy import ndimage
+
+from lib import field, outside
+
+R = 48
+H, EPS = field.spacing(R), 2 / R
+
+
+def grid_of(*meshes):
+    m = trimesh.util.concatenate(meshes)
+    return outside.band(field.prepare(m.vertices + 0.137 * H, m.faces), R)
+
+
+def box(low, high):
+    return trimesh.creation.box(bounds=[low, high])
+
+
+def ball(radius=0.8):
+    return trimesh.creation.icosphere(subdivisions=4, radius=radius)
+
+
+def without(m, keep):
+    return trimesh.Trimesh(m.vertices, m.faces[keep(m.triangles_center)], process=False)
+
+
+def where(grid):
+    return grid.at(slice(None)) - 0.137 * H
+
+
+def test_places_are_those_of_a_binary_search():
+    grid = grid_of(ball(), box([-0.2] * 3, [0.2] * 3))
+    wanted = field.pack(np.random.default_rng(0).integers(-2, R + 3, (20000, 2, 3)))
+    found = field.find(grid.band.keys, wanted)
+    free = np.where(grid.flood(wanted), field.FREE, field.ENCLOSED)
+    assert np.array_equal(grid.places(wanted), np.where(found >= 0, found, free))
+    assert {field.FREE, field.ENCLOSED} <= set(np.unique(grid.places(wanted)))
+
+
+def test_the_band_has_both_ends_of_every_edge_that_the_surface_crosses():
+    m = trimesh.creation.torus(0.6, 0.25)
+    grid = grid_of(m)
+    ijk = np.stack(np.meshgrid(*[np.arange(R + 1)] * 3, indexing="ij"), -1)
+    inside = m.contains(field.position(ijk.reshape(-1, 3), R) - 0.137 * H).reshape(ijk.shape[:3])
+    for axis in range(3):
+        low, high = np.take(inside, range(R), axis), np.take(inside, range(1, R + 1), axis)
+        at = np.argwhere(low != high)
+        assert len(at) and (grid.places(field.pack(at)) >= 0).all()
+        assert (grid.places(field.pack(at) + field.STEPS[axis]) >= 0).all()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_outside_ends_at_a_solid_whichever_way_its_faces_point(flipped):
+    m = trimesh.creation.box(extents=[1.3, 1, 0.7])
+    m.apply_transform(trimesh.transformations.rotation_matrix(0.6, [3, 1, 2]))
+    if flipped:
+        m.faces[::2] = m.faces[::2, ::-1]
+    grid = grid_of(m)
+    out, clear = outside.push_back(grid), grid.band.distance > 1e-3 * H
+    hull = m.convex_hull
+    assert np.array_equal(out[clear], ~hull.contains(where(grid))[clear])
+
+
+def test_what_no_ball_reaches_stays_inside_and_a_wide_mouth_lets_it_in():
+    def inner(mouth):
+        shell = without(ball(), lambda c: c[:, 2] < 0.8 * np.cos(np.arcsin(mouth / 0.8)))
+        grid = grid_of(shell)
+        deep = np.linalg.norm(where(grid), axis=1) < 0.8 - 0.3 * H
+        return outside.push_back(grid)[deep & (where(grid)[:, 2] < 0)].mean()
+
+    assert inner(mouth=0.5 * EPS) == 0
+    assert inner(mouth=4 * EPS) == 1
+
+
+def test_the_flood_is_that_of_a_dense_grid():
+    grid = grid_of(without(ball(), lambda c: c[:, 2] < 0.6), box([-0.2] * 3, [0.2] * 3))
+    ijk = np.stack(np.meshgrid(*[np.arange(-2, R + 3)] * 3, indexing="ij"), -1)
+    near = grid.places(field.pack(ijk))
+    free = np.where(near >= 0, grid.band.distance[np.maximum(near, 0)] > EPS, True)
+    label, _ = ndimage.label(free)
+    assert np.array_equal(grid.flood(field.pack(ijk)), label == label[0, 0, 0])
+
+
+def test_points_see_outside_only_past_what_is_in_the_way():
+    m = ball()
+    grid = grid_of(m)
+    out = outside.push_back(grid)
+    P = m.triangles_center * (1 + np.random.default_rng(0).uniform(0.2, 0.9, (len(m.faces), 1)) * H / 0.8)
+    assert outside.sees(grid, out, P + 0.137 * H).all()
+    assert not outside.sees(grid, out, P * (1 - 2 * H / 0.8) + 0.137 * H).any()
+
+
+def test_a_grid_that_grew_finds_its_new_corners():
+    grid = grid_of(ball())
+    more = field.unique(grid.band.keys[:, None] + outside.NEIGHBOURS @ field.STEPS)
+    more = more[grid.places(more) == field.FREE]
+    far = field.closest(grid.surface, field.position(field.unpack(more), R))
+    grown = outside.grow(grid, more, far)
+    assert np.array_equal(grown.places(grown.band.keys), np.arange(len(grid.band.keys) + len(more)))
+    assert np.array_equal(grown.radius[:-2], grown.band.distance) and np.array_equal(
+        grown.radius[-2:], grid.radius[-2:]
+    )
+    assert (grid.places(more) == field.FREE).all()  # the first one is left alone
