@@ -29,7 +29,10 @@ def write(folder: str | Path, state: dict[str, torch.Tensor], config: dict) -> N
     """Both files of a network, each whole or not there; the config last, for who has it has all."""
     folder = Path(folder)
     with writing(folder / MODEL) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, beside)
+        beside.chmod(mode)  # as any other file's: safetensors makes files that nobody else may read
     write_text(folder / CONFIG, json.dumps(config, indent=1))
 
 

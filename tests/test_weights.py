@@ -46,6 +46,8 @@ def test_a_folder_that_was_written_comes_back(tmp_path):
         "config.json",
         "model.safetensors",
     ]
+    modes = {path.stat().st_mode for path in (tmp_path / "new").iterdir()}
+    assert len(modes) == 1, "who may read the one may read the other"
 
 
 @pytest.mark.parametrize("form", [dict, collections.OrderedDict, lambda state: {"state_dict": state, "step": 3}])
