@@ -10,8 +10,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lib import flow
-from lib.dataset import write_text, writing
+from lib import flow, weights
 
 
 class Size(NamedTuple):
@@ -228,12 +227,7 @@ def flops(model: DiT, tokens: int, patches: int) -> int:
 
 def save(folder: str | Path, model: DiT, about: dict) -> None:
     """model.safetensors and config.json: everything needed to rebuild the network and to use it."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    with writing(folder / "model.safetensors") as beside:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, beside)
-    write_text(folder / "config.json", json.dumps({"network": model.config} | about, indent=1))
+    weights.write(folder, model.state_dict(), {"network": model.config} | about)
 
 
 def load(folder: str | Path, device: str = "cpu") -> tuple[DiT, dict]:
