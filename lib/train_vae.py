@@ -319,16 +319,21 @@ def curves(folder: str | Path):
         return chart.image(figure, "Loss by term, and scores of unseen shapes, over the steps")
 
 
-def growth(folder: str | Path, columns: int = 5):
-    """Some unseen shapes as the model reconstructed them along the way, a row each."""
-    made = sorted(Path(folder, "reconstructions").glob("*_step_*.obj"))
-    titles = [f"{path.stem.rpartition('_step_')[0]}\nstep {int(path.stem[-9:]):,}" for path in made]
-    shapes: dict[str, list] = {}
-    for path, title in zip(made, titles, strict=True):
-        shapes.setdefault(path.stem.rpartition("_step_")[0], []).append((path, title))
-    chosen = [row[k] for row in shapes.values() for k in np.linspace(0, len(row) - 1, columns).round().astype(int)]
-    alt = "Reconstructions of unseen shapes while the model learns"
-    return picture.contact_sheet([shown(path) for path, _ in chosen], [title for _, title in chosen], columns, alt=alt)
+def growth(result: Result, items: list[Item], columns: int = 5):
+    """Some unseen shapes as the model reconstructed them along the way, a row each, and the truth."""
+    rows: dict[str, list] = {}
+    for path in sorted(Path(result.folder, "reconstructions").glob("*_step_*.obj")):
+        rows.setdefault(path.stem.rpartition("_step_")[0], []).append(path)
+    meshes, titles = [], []
+    for item in (item for item in items if item.name in rows):
+        made = rows[item.name]
+        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int):
+            meshes.append(shown(made[k]))
+            titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
+        meshes.append(shown(item.path("_normalized.obj")))
+        titles.append("\ntruth")
+    alt = "Unseen shapes as they were reconstructed while the model learned, and the truth"
+    return picture.contact_sheet(meshes, titles, columns, together=columns, alt=alt)
 
 
 def worst(result: Result, items: list[Item], n: int = 8, columns: int = 4):
