@@ -186,7 +186,7 @@ def choose(engine: str, gpu: bool, faces: int, size: int) -> str:
         software = is_software(opengl(gpu))
     except RuntimeError:
         return "rays"
-    return "rays" if faces > NUMBERS or (software and faces > 0.2 * size**2) else "opengl"
+    return "rays" if faces > NUMBERS or (software and faces > 0.12 * size**2) else "opengl"
 
 
 def by_rays(V: np.ndarray, F: np.ndarray) -> Callable:
