@@ -103,9 +103,13 @@ def signed_distance(surface: Surface, P: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(morton(P))
     distance, face, point = closest(surface, P[order])
-    inside = ((P[order] - point) * pseudonormals(surface, face, point)).sum(1) < 0
+    offset = P[order] - point
+    N = igl.per_face_normals(surface.V, surface.F, np.zeros(3))
+    height = (offset * N[face]).sum(1)
+    slanted = np.flatnonzero(np.abs(height) < 0.9999 * distance)  # closest to an edge or a corner
+    height[slanted] = (offset[slanted] * pseudonormals(surface, face[slanted], point[slanted])).sum(1)
     signed = np.empty(len(P))
-    signed[order] = np.where(inside, distance, -distance)
+    signed[order] = np.where(height < 0, distance, -distance)
     return signed
 
 
@@ -127,9 +131,9 @@ def pseudonormals(surface: Surface, face: np.ndarray, point: np.ndarray) -> np.n
     (Baerentzen and Aanaes 2005): behind a spike the normal of the closest face alone would be wrong.
     """
     V, F = surface.V, surface.F
-    N = igl.per_face_normals(V, F, np.zeros(3))
     A, B, C = V[F[face]].swapaxes(0, 1)
-    n = N[face]
+    n = np.cross(B - A, C - A)
+    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-300)
     size = np.maximum((np.cross(B - A, C - A) * n).sum(1), 1e-300)
     share = np.stack([(np.cross(q - p, point - p) * n).sum(1) / size for p, q in ((B, C), (C, A), (A, B))], -1)
     absent = share < 1e-6  # (n, 3)
