@@ -16,7 +16,18 @@ def test_what_is_written_is_read_to_the_bit_and_what_comes_later_is_struck(tmp_p
         assert read_curve(tmp_path) == rows[:3]
     with Journal(tmp_path, 0, True):
         assert read_curve(tmp_path) == []
-    assert list((tmp_path / "events").glob("events*"))
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Journal(tmp_path, 0, True) as book:
+        for step in (1, 2, 3):
+            book.curve({"step": step, "loss": step / 4})
+    with Journal(tmp_path, 1, True) as book:  # gone on from step 1: what came later is purged
+        book.curve({"step": 2, "loss": 9.0})
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.25), (2, 9.0)]
 
 
 def test_a_line_that_a_kill_cut_short_is_no_row(tmp_path):
