@@ -15,7 +15,7 @@ help: ## this list
 setup: $(VENV)/ready ## only make .venv, with everything in it
 
 demo: setup ## set up, run the main street on the built-in shapes, end with a page to open
-	$(BIN)/python -m lib.shapes data/demo/meshes --count 24 --seed 0
+	$(BIN)/python -m lib.shapes data/demo/meshes --count 168 --seed 0
 	$(BIN)/python -m lib.batch params/demo.yaml || [ $$? -eq 3 ]
 
 test: setup lint ## set up, lint, test (under 10 minutes on 2 cores)
