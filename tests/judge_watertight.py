@@ -72,13 +72,16 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
     reached, brushed, capped = np.zeros((3, len(lost)), bool)
     if each * len(lost) > 0.001:  # else it does not matter, and floods take seconds
         # Where a sheet becomes a wall its surface is where the ball's centre can be: the centre has to come near.
-        reached, brushed = (straight_in(source, P[lost], eps, reach, h) for reach in (2 * h, 2 * h + eps))
+        reached = straight_in(source, P[lost], eps, 2 * h, h)
         if not reached.all():
             gap = to_flood(source, P[lost], eps, h)
             if each * (reached | (gap <= 2 * h)).sum() > 0.001:
                 near = gap <= 2 * h + eps
                 gap[near] = to_flood(source, P[lost[near]], eps, h / 2)
-            reached, brushed = reached | (gap <= 2 * h), brushed | (gap <= 2 * h + eps)
+            brushed = reached | (gap <= 2 * h + eps)
+            reached |= gap <= 2 * h
+        else:
+            brushed = reached
         if facts["caps"]:
             caps = result.F[source.closest(result.V[result.F].mean(1))[0] > 1.1 * h]
             capped = brushed & (to_flood(source, P[lost], eps, h, Mesh(result.V, caps)) > 2 * h + eps)
