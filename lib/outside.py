@@ -11,6 +11,7 @@ from lib import field, winding
 
 NEIGHBOURS = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), -1) - 1
 NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")][1:]  # (26, 3) the nearest first
+OPEN = 0.9  # eps that a free corner is off the surface at least: a way just wide enough may lie between two corners
 CORNERS = np.array([0, 1, 2, 4, 3, 5, 6, 7])  # of a cell, by how many axes they differ from the first
 
 
@@ -46,7 +47,7 @@ def gridded(surface: field.Surface, resolution: int, band: field.Band, flood: fi
 def band(surface: field.Surface, resolution: int) -> Grid:
     """The corners within a cell of the surface, which are the ends of all edges that it crosses, and the flood."""
     near = field.band(surface, resolution, 1.01 * field.spacing(resolution))
-    return gridded(surface, resolution, near, field.flood(near.keys[near.distance <= 2 / resolution]))
+    return gridded(surface, resolution, near, field.flood(near.keys[near.distance <= OPEN * 2 / resolution]))
 
 
 def grow(grid: Grid, keys: np.ndarray, found: tuple) -> Grid:

@@ -78,7 +78,7 @@ def test_the_flood_is_that_of_a_dense_grid():
     grid = grid_of(without(ball(), lambda c: c[:, 2] < 0.6), box([-0.2] * 3, [0.2] * 3))
     ijk = np.stack(np.meshgrid(*[np.arange(-2, R + 3)] * 3, indexing="ij"), -1)
     near = grid.places(field.pack(ijk))
-    free = np.where(near >= 0, grid.band.distance[np.maximum(near, 0)] > EPS, True)
+    free = np.where(near >= 0, grid.band.distance[np.maximum(near, 0)] > outside.OPEN * EPS, True)
     label, _ = ndimage.label(free)
     assert np.array_equal(grid.flood(field.pack(ijk)), label == label[0, 0, 0])
 
