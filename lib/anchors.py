@@ -36,6 +36,7 @@ def places(count: int) -> torch.Tensor:
     return torch.tensor(((steps + 0.5) % 1 * 2 - 1) * 0.95, dtype=torch.float32)
 
 
+@torch.no_grad()
 def match(anchors: torch.Tensor) -> torch.Tensor:
     """The order (B, T) in which anchors (B, T, 3) lie nearest to the fixed places, in squares over all of a shape."""
     from scipy.optimize import linear_sum_assignment

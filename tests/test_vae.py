@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from lib import vae
-from lib.anchors import farthest, take
+from lib.anchors import farthest, match, places, take
 from lib.vae import sample
 
 PUBLISHED = {"anchors": "farthest", "anchored": False, "qk_norm": False, "clip": 0.015}  # what "dora" is, at any size
@@ -36,7 +36,7 @@ def dora():
 
 
 class Reference:
-    """Dora-VAE in numpy-like steps, one head at a time, from a state dict."""
+    """Dora-VAE in numpy-like steps, one head at a time, from a state dict, whose names say what departs from it."""
 
     def __init__(self, state, heads):
         self.state, self.heads = state, heads
@@ -61,6 +61,8 @@ class Reference:
                 [q[..., h * width :][..., :width]] + [kv[..., (2 * h + k) * width :][..., :width] for k in range(2)]
                 for h in range(self.heads)
             ]
+        if name + ".q_norm.weight" in self.state:
+            part = [[self.norm(q, name + ".q_norm"), self.norm(k, name + ".k_norm"), v] for q, k, v in part]
         heads = [torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width), -1) @ v for q, k, v in part]
         return self.linear(torch.cat(heads, -1), name + ".c_proj")
 
@@ -81,19 +83,23 @@ class Reference:
         waves = [f(P[..., axis] * 2**k) for f in (torch.sin, torch.cos) for axis in range(3) for k in range(8)]
         return torch.cat([P[..., :3], torch.stack(waves, -1), P[..., 3:]], -1)
 
-    def encode(self, coarse, sharp, near, edge):
+    def encode(self, coarse, sharp, near, edge, anchors=None):
         C = self.linear(self.embed(coarse), "encoder.input_proj")
         S = self.linear(self.embed(sharp), "encoder.input_proj1")
         rows = torch.arange(len(C))[:, None]
         query = torch.cat([C[rows, near], S[rows, edge]], 1)
+        if anchors is not None:
+            query = self.linear(self.embed(anchors), "anchor_query").expand(len(C), -1, -1)
         x = self.cross(query, C, "encoder.cross_attn") + self.cross(query, S, "encoder.cross_attn1")
         for k in range(2):
             x = self.block(x, f"encoder.self_attn.resblocks.{k}")
         x = self.linear(self.norm(x, "encoder.ln_post"), "pre_kl")
         return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :].clamp(-30, 20)
 
-    def field(self, z, X):
+    def field(self, z, X, anchors=None):
         x = self.linear(z, "post_kl")
+        if anchors is not None:
+            x = x + self.linear(self.embed(anchors), "anchor_proj")
         for k in range(2):
             x = self.block(x, f"transformer.resblocks.{k}")
         x = self.cross(self.linear(self.embed(X), "decoder.query_proj"), x, "decoder.cross_attn_decoder")
@@ -122,6 +128,35 @@ def test_the_network_is_the_published_one_number_by_number(dora):
         close(found, wanted)
     z, X = mean + 0.1, cloud(seed=3, count=50)[..., :3].double()
     close(dora.query(dora.decode(z), X), reference.field(z, X))
+
+
+def test_a_network_of_fixed_places_is_its_description_number_by_number():
+    network_ = stirred(network(tokens=8, **SMALL, anchors="fixed", anchored=True, qk_norm=True).double())
+    reference, P = Reference(network_.state_dict(), heads=3), places(8).double()
+    coarse, sharp = cloud(seed=1).double(), cloud(seed=2, count=96).double()
+    mean, logvar = network_.encode(coarse, sharp)
+    none = torch.zeros(2, 4, dtype=torch.long)
+    for found, wanted in zip((mean, logvar), reference.encode(coarse, sharp, none, none, P), strict=True):
+        close(found, wanted)
+    X = cloud(seed=3, count=50)[..., :3].double()
+    close(network_.query(network_.decode(mean), X), reference.field(mean, X, P))
+
+
+@pytest.mark.parametrize("anchors", ["farthest", "matched"])
+def test_tokens_that_move_are_told_where_they_are_by_their_latent(anchors):
+    network_ = stirred(network(tokens=8, **SMALL, anchors=anchors, anchored=True, qk_norm=True).double())
+    reference, z = Reference(network_.state_dict(), heads=3), cloud(count=8, seed=4)[..., :3].double()
+    z = torch.cat([torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0)).double(), z], -1)
+    X = cloud(seed=3, count=50)[..., :3].double()
+    close(network_.query(network_.decode(z), X), reference.field(z[..., :5], X, z[..., 5:]))
+
+
+def test_uncertainty_has_bounds(dora):
+    with torch.no_grad():
+        dora.pre_kl.bias[5:] = torch.tensor([-100.0, -29, 0, 19, 100])
+        dora.pre_kl.weight[5:] = 0
+        _, logvar = dora.encode(cloud().double(), cloud(seed=1).double())
+    assert logvar[0, 0].tolist() == [-30, -29, 0, 19, 20]
 
 
 def test_the_published_size_has_the_published_names_and_shapes():
@@ -195,10 +230,35 @@ def test_the_order_of_tokens_does_not_matter_where_they_carry_what_they_are(anch
     close(vae_.query(vae_.decode(z.flip(1)), X), vae_.query(vae_.decode(z), X))
 
 
+def test_matched_tokens_come_in_the_order_of_the_places():
+    """The latents are those of the farthest points, in another order."""
+    one, other = (stirred(network(anchors=anchors, tokens=8)) for anchors in ("farthest", "matched"))
+    (mean, _), (sorted_mean, _) = (network_.encode(cloud(), cloud(seed=1)) for network_ in (one, other))
+    close(sorted_mean, take(mean, match(mean[..., -3:])))
+
+
+@pytest.mark.parametrize("anchors", vae.ANCHORS)
+def test_there_are_as_many_tokens_as_are_asked_for(anchors):
+    vae_ = network(anchors=anchors, tokens=8)
+    assert vae_.encode(cloud(), cloud())[0].shape == (2, 8, vae_.channels)
+    for count in (2, 6, 20):
+        mean, logvar = vae_.encode(cloud(), cloud(), count)
+        assert mean.shape == logvar.shape == (2, count, vae_.channels)
+        assert vae_.query(vae_.decode(mean), cloud()[..., :3]).shape == (2, 128)
+
+
+def test_the_seed_chooses_the_points_of_both_sets():
+    vae_ = network(anchors="farthest", tokens=8)
+    (a, _), (b, _), (c, _) = (vae_.encode(cloud(), cloud(seed=1), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(a, b)
+    assert not torch.equal(a[:, :4, -3:], c[:, :4, -3:]) and not torch.equal(a[:, 4:, -3:], c[:, 4:, -3:])
+
+
 def test_fixed_places_give_tokens_an_order():
     vae_ = stirred(network(anchors="fixed"))
     z, X = torch.randn(1, 32, vae_.channels), cloud(1, 40)[..., :3]
-    assert vae_.ordered and (vae_.query(vae_.decode(z.flip(1)), X) - vae_.query(vae_.decode(z), X)).abs().max() > 0.01
+    assert [network(anchors=anchors).ordered for anchors in ("farthest", "matched", "fixed")] == [False, True, True]
+    assert (vae_.query(vae_.decode(z.flip(1)), X) - vae_.query(vae_.decode(z), X)).abs().max() > 0.01
 
 
 def test_a_query_in_pieces_is_the_query(dora):
@@ -212,12 +272,14 @@ def test_a_shape_does_not_depend_on_its_neighbours_in_the_batch():
     close(both[0][1:], alone[0])
 
 
-def test_positions_come_back_from_the_latent():
-    vae_ = network(anchors="farthest", anchored=True, tokens=8)
+@pytest.mark.parametrize("anchors", ["farthest", "matched"])
+def test_positions_come_back_from_the_latent(anchors):
+    vae_ = network(anchors=anchors, anchored=True, tokens=8)
     coarse, sharp = cloud(seed=1), cloud(seed=2)
     near, edge = vae_.choose(coarse, sharp, 8, seed=0)
     mean, logvar = vae_.encode(coarse, sharp)
-    assert torch.equal(mean[..., -3:], torch.cat([take(coarse, near), take(sharp, edge)], 1)[..., :3])
+    wanted = torch.cat([take(coarse, near), take(sharp, edge)], 1)[..., :3]
+    assert torch.equal(mean[..., -3:], take(wanted, match(wanted)) if anchors == "matched" else wanted)
     assert (logvar[..., -3:] == -30).all() and (sample(mean, logvar)[..., -3:] - mean[..., -3:]).abs().max() < 1e-5
 
 
