@@ -329,7 +329,7 @@ def draw_slice(axes, V: np.ndarray, F: np.ndarray, arrays: dict, cells: int) -> 
 
     points = np.concatenate([arrays["rand_points"], arrays["sharp_near_surface"]])  # (n, 4)
     P, label = points[:, :3], points[:, 3]
-    depth = np.maximum(label, 0)
+    depth = np.maximum(label, 0) ** 2  # else the many points near the surface decide
     filled = [np.histogram(P[:, axis], 21, (-1.05, 1.05), weights=depth)[0] for axis in range(3)]
     axis, slab = np.unravel_index(np.argmax(filled), (3, 21))
     height = -1 + 0.1 * slab

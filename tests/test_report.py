@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from PIL import Image as Pixels
 
-from lib import picture, report
+from lib import chart, picture, report
 
 PAPER = np.array([0xFA, 0xF9, 0xF6])
 
@@ -299,3 +299,64 @@ def test_explorer_turns_the_mesh_and_keeps_a_picture_for_viewers_without_widgets
     assert sheets[-1].tilt == 85 and sheets[-1].titles[0].startswith("other\n")
     assert np.ptp(sheets[-1].meshes[0][0][0]) == pytest.approx(np.ptp(sheets[0].meshes[0][0][0]) / 2)
     assert still.value == picture.placard("picture 3").data
+
+
+# -- points -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloud(closed):
+    """The same dataset with points off the ellipsoid and, one in ten, anywhere in the box; rows have 02's facts."""
+    rng = np.random.default_rng(0)
+    P = rng.uniform(-1, 1, (3000, 3))
+    size = np.linalg.norm(P / [1, 0.5, 1], axis=1)
+    P[:2700] *= (rng.choice([0.95, 1.05], 2700) / size[:2700])[:, None]
+    inside = 0.5 * (1 - np.linalg.norm(P / [1, 0.5, 1], axis=1))
+    labelled = np.c_[P, inside]
+    sharp = np.c_[closed.V, closed.V][:, None]
+    closed.arrays = {"fps_sharp_surface": sharp, "rand_points": labelled, "sharp_near_surface": labelled[:2000]}
+    np.savez(closed.target.with_name("8_far_sample_points.npz"), **closed.arrays)
+    closed.rows = closed.rows.assign(on_sharp=0.25, sharp_length=1.5)
+    return closed
+
+
+def test_beads_are_closed_and_lie_where_they_should():
+    P = np.random.default_rng(0).random((5, 3))
+    beads = trimesh.Trimesh(*report.beads(P, 0.01), process=False)
+    assert beads.is_watertight and np.isclose(beads.volume, 5 * 4 / 3 * 0.01**3)
+    assert np.allclose(beads.vertices.reshape(5, 6, 3).mean(1), P)
+
+
+@pytest.mark.parametrize(("shown", "drawn"), [(5000, 642), (642, 642), (641, 321), (100, 92)])
+def test_sharp_points_are_drawn_on_their_mesh_some_of_them_if_they_are_many(cloud, sheets, shown, drawn):
+    report.sharp_points(cloud.rows, cloud.dataset, 8, shown=shown)
+    (((V, F), (beads, sides, paint)),) = sheets[-1].meshes
+    assert np.allclose(V, cloud.V, atol=1e-5) and (F == cloud.F).all() and paint == picture.ACCENT
+    assert len(beads) == 6 * drawn and len(sides) == 8 * drawn
+    assert np.abs(np.linalg.norm(beads / [1, 0.5, 1], axis=1) - 1).max() < 0.02
+    assert sheets[-1].titles == ["far\n25% of them on sharp edges, 1.5 long"]
+
+
+def test_a_slice_has_its_zero_line_and_each_stored_point_the_colour_of_its_label(cloud):
+    from matplotlib.colors import to_rgb
+
+    with chart.canvas(3) as (_, axes):
+        report.draw_slice(axes[0, 0], cloud.V, cloud.F, cloud.arrays, 60)
+    line, dots = axes[0, 0].collections[1:]
+    P = dots.get_offsets()
+    stretch = [1, 0.5] if np.abs(P[:, 1]).max() < 1 else [1, 1]
+    zero = np.concatenate([path.vertices for path in line.get_paths()])
+    reach = np.linalg.norm(zero / stretch, axis=1)  # of an ellipse, or a circle
+    assert np.ptp(reach) < 0.03 and 0.9 < reach.mean() < 1.01 and len(zero) > 50
+    blue = (dots.get_facecolors()[:, :3] == to_rgb(chart.BLUE)).all(1)
+    assert (np.linalg.norm(P / stretch, axis=1)[blue] < 1).all() and 0.2 < blue.mean() < 0.8
+
+
+def test_slices_and_labels_are_small_pictures_also_of_nothing(cloud):
+    slices, labels = report.slices(cloud.rows, cloud.dataset, 8), report.labels(cloud.rows, cloud.dataset, 8, 300)
+    assert pixels(slices).shape == (330, 1200, 3) and slices.alt.endswith("inside: far")
+    assert inked(pixels(slices)[60:300, 60:240]).mean() > 0.3 and not inked(pixels(slices)[40:, 330:]).any()
+    assert pixels(labels).shape == (330, 1200, 3) and 3000 < len(labels.data) < 60_000
+    nothing = cloud.rows.head(0)
+    for image in (report.slices(nothing, "", 8), report.labels(nothing, "", 8, 1), report.sharp_points(nothing, "", 8)):
+        assert image.alt == "Nothing to show."
