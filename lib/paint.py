@@ -17,9 +17,7 @@ class Skin(NamedTuple):
 
     V: np.ndarray
     F: np.ndarray
-    normals: np.ndarray  # (m, 3, 3) of each face's corners
-    colours: np.ndarray  # (m, 3, 3) of each face's corners, 0 to 255
-    uv: np.ndarray  # (m, 3, 2) of each face's corners in its texture
+    corners: np.ndarray  # (m, 3, 8) of each face's corners: normal, colour (0 to 255), place in the texture
     texture: np.ndarray  # (m,) which of the textures, -1 = none
     textures: list  # of mip maps, each a list of images, every one half the size of the one before
 
@@ -28,23 +26,21 @@ def skin(parts: list[tuple]) -> Skin:
     """From parts (V, F, paint) as picture.original gives them."""
     from PIL import ImageColor
 
-    V, F, colours, uvs, which, textures, size = [], [], [], [], [], [], 0
+    V, F, looks, which, textures, size = [], [], [], [], [], 0
     for points, faces, paint in parts:
-        m = len(faces)
-        colour, uv, texture = np.full((m, 3, 3), 255, np.float32), np.zeros((m, 3, 2), np.float32), -1
+        look, texture = np.zeros((len(faces), 3, 5), np.float32), -1
         if isinstance(paint, str):
-            colour[:] = ImageColor.getrgb(paint)
+            look[..., :3] = ImageColor.getrgb(paint)
         elif isinstance(paint, tuple):
-            uv, texture = np.asarray(paint[0], np.float32)[faces], len(textures)
+            look[..., 3:], texture = np.asarray(paint[0], np.float32)[faces], len(textures)
             textures.append(halves(np.asarray(paint[1])))
         else:
             paint = np.asarray(paint)
-            colour[:] = paint[faces] if len(paint) == len(points) else paint[:, None]
-        V.append(points), F.append(faces + size), colours.append(colour), uvs.append(uv)
-        which.append(np.full(m, texture))
+            look[..., :3] = paint[faces] if len(paint) == len(points) else paint[:, None]
+        V.append(points), F.append(faces + size), looks.append(look), which.append(np.full(len(faces), texture))
         size += len(points)
-    V, F, colours, uvs, which = (np.concatenate(x) for x in (V, F, colours, uvs, which))
-    return Skin(V, F, smooth(V, F), colours, uvs, which, textures)
+    V, F, looks, which = (np.concatenate(x) for x in (V, F, looks, which))
+    return Skin(V, F, np.concatenate([smooth(V, F).astype(np.float32), looks], 2), which, textures)
 
 
 def halves(image: np.ndarray) -> list[np.ndarray]:
@@ -93,15 +89,24 @@ def smooth(V: np.ndarray, F: np.ndarray, crease: float = CREASE) -> np.ndarray:
     return sums[fan].reshape(-1, 3, 3)
 
 
-def barycentric(V: np.ndarray, F: np.ndarray, face: np.ndarray, P: np.ndarray) -> np.ndarray:
-    """Weights (n, 3) of the corners of the faces at points P (n, 3) on them."""
-    a, b, c = (V[F[face, k]] for k in range(3))
-    u, v, w = b - a, c - a, P - a
-    uu, uv, vv, wu, wv = ((x * y).sum(1) for x, y in ((u, u), (u, v), (v, v), (w, u), (w, v)))
+def gradients(V: np.ndarray, F: np.ndarray) -> np.ndarray:
+    """For each face two rows (m, 2, 4): times (x, y, z, 1) they are the weights of its second and third corner."""
+    a, b, c = (V[F[:, k]] for k in range(3))
+    u, v = b - a, c - a
+    uu, uv, vv = (np.einsum("ij,ij->i", x, y)[:, None] for x, y in ((u, u), (u, v), (v, v)))
     area = np.maximum(uu * vv - uv**2, 1e-300)
-    s, t = (wu * vv - wv * uv) / area, (wv * uu - wu * uv) / area
-    weights = np.clip(np.stack([1 - s - t, s, t], 1), 0, 1)  # a pixel's centre may lie a hair beyond the edge
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-300)
+    rows = np.stack([(vv * u - uv * v) / area, (uu * v - uv * u) / area], 1)
+    return np.concatenate([rows, -np.einsum("mkc,mc->mk", rows, a)[..., None]], 2)
+
+
+def barycentric(rows: np.ndarray, P: np.ndarray) -> np.ndarray:
+    """Weights (n, 3) of the corners at points P (n, 3), from the gradients (n, 2, 4) of the faces that they lie on."""
+    W = np.empty((len(P), 3))
+    W[:, 1:] = np.clip(
+        np.einsum("nkc,nc->nk", rows[..., :3], P) + rows[..., 3], 0, 1
+    )  # a hair beyond the edge it may be
+    W[:, 0] = np.maximum(1 - W[:, 1] - W[:, 2], 0)
+    return W / W.sum(1, keepdims=True)
 
 
 # -- colours ----------------------------------------------------------------------------------------------------------
@@ -113,7 +118,7 @@ def levels(skin: Skin, unit: float) -> np.ndarray:
     for k, images in enumerate(skin.textures):
         of = np.flatnonzero(skin.texture == k)
         height, width = images[0].shape[:2]
-        u, v = (skin.uv[of, n] - skin.uv[of, 0] for n in (1, 2))
+        u, v = (skin.corners[of, n, 6:] - skin.corners[of, 0, 6:] for n in (1, 2))
         texels = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]) / 2 * height * width
         pixels = flat(skin.V, skin.F[of])[1] * unit**2
         level = np.log2(np.maximum(texels, 1e-30) / np.maximum(pixels, 1e-30)) / 2
@@ -121,31 +126,30 @@ def levels(skin: Skin, unit: float) -> np.ndarray:
     return detail
 
 
-def colours(skin: Skin, detail: np.ndarray, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The colours (n, 3), 0 to 255, of points on faces (n,) with barycentric weights (n, 3)."""
-    C = np.einsum("nk,nkc->nc", weights, skin.colours[face])
-    textured = np.flatnonzero(skin.texture[face] >= 0)
-    at = face[textured]
-    uv = np.einsum("nk,nkc->nc", weights[textured], skin.uv[at])
-    kind = skin.texture[at] * 64 + detail[at]
-    for one in np.unique(kind):
-        here = np.flatnonzero(kind == one)
-        C[textured[here]] = sample(skin.textures[one // 64][one % 64], uv[here])
-    return C
+def look(skin: Skin, detail: np.ndarray, face: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normals and colours (n, 3), 0 to 255, of points on faces (n,) with barycentric weights (n, 3)."""
+    X = np.einsum("nk,nkc->nc", weights.astype(np.float32), skin.corners[face])
+    if skin.textures:
+        kind = skin.texture[face] * 64 + detail[face]
+        for one in np.unique(kind[kind >= 0]):
+            here = np.flatnonzero(kind == one)
+            X[here, 3:6] = sample(skin.textures[one // 64][one % 64], X[here, 6:])
+    return X[:, :3], X[:, 3:6]
 
 
 def sample(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
     """Colours (n, 3) of a repeating image between its pixels; v = 0 is its lower edge."""
     height, width = image.shape[:2]
     x, y = uv[:, 0] % 1 * width - 0.5, (1 - uv[:, 1] % 1) * height - 0.5
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     x, y = (x - left)[:, None], (y - top)[:, None]
-    columns, rows = (left % width, (left + 1) % width), (top % height, (top + 1) % height)
-    upper = image[rows[0], columns[0]] * (1 - x) + image[rows[0], columns[1]] * x
-    lower = image[rows[1], columns[0]] * (1 - x) + image[rows[1], columns[1]] * x
+    columns, rows = (left % width, (left + 1) % width), (top % height * width, (top + 1) % height * width)
+    flat = image.reshape(-1, image.shape[2])
+    upper = flat[rows[0] + columns[0]] * (1 - x) + flat[rows[0] + columns[1]] * x
+    lower = flat[rows[1] + columns[0]] * (1 - x) + flat[rows[1] + columns[1]] * x
     return upper * (1 - y) + lower * y
 
 
 def lit(C: np.ndarray, N: np.ndarray) -> np.ndarray:
     """Colours (n, 3) under the lamps, which go with the camera; N (n, 3) are normals in the camera's axes."""
-    return np.minimum(C * (AMBIENT + DIFFUSE * np.maximum(N @ LAMPS.T, 0).sum(1))[:, None], 255)
+    return np.minimum(C * (AMBIENT + DIFFUSE * np.maximum(N @ LAMPS.T, 0) @ np.ones(len(LAMPS)))[:, None], 255)

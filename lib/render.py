@@ -132,6 +132,7 @@ def write(item, drawn: list[dict], lens, poses, more: dict) -> int:
 def draw_maps(drawn: list[dict], V, F, lens, poses, maps, normals: str, shading: str, engine: Callable) -> None:
     """Depth and normals of a mesh, both from one look at it, added to what is drawn of each view."""
     N = paint.flat(V, F)[0] if shading == "flat" else paint.smooth(V, F)
+    rows = paint.gradients(V, F) if shading == "smooth" else None
     look = engine(V, F)
     for one, pose in zip(drawn, poses, strict=True):
         face, depth = look(lens, pose)
@@ -141,7 +142,7 @@ def draw_maps(drawn: list[dict], V, F, lens, poses, maps, normals: str, shading:
         if "normal" in maps:
             n = N[face[seen]]
             if shading == "smooth":
-                n = np.einsum("nk,nkc->nc", paint.barycentric(V, F, face[seen], points(lens, pose, depth)), n)
+                n = np.einsum("nk,nkc->nc", paint.barycentric(rows[face[seen]], points(lens, pose, depth)), n)
                 n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
             one["normal"] = np.zeros((*face.shape, 3), np.uint8)
             one["normal"][seen] = view.encode_normal(n if normals == "world" else n @ pose[:3, :3])
@@ -151,19 +152,18 @@ def draw_images(drawn: list[dict], skin: paint.Skin, lens, poses, engine: Callab
     """Pictures of a painted mesh, RGBA; alpha is how much of a pixel it covers."""
     fine = lens._replace(size=FINER * lens.size, focal=FINER * lens.focal)
     detail = paint.levels(skin, fine.focal / (1 if lens.projection == "orthographic" else lens.distance))
-    N, look = paint.flat(skin.V, skin.F)[0], engine(skin.V, skin.F)
+    N, rows, look = paint.flat(skin.V, skin.F)[0], paint.gradients(skin.V, skin.F), engine(skin.V, skin.F)
     for one, pose in zip(drawn, poses, strict=True):
         face, depth = look(fine, pose)
         seen = face >= 0
         face, P = face[seen], points(fine, pose, depth)
-        weights = paint.barycentric(skin.V, skin.F, face, P)
-        n = np.einsum("nk,nkc->nc", weights, skin.normals[face])
-        rays = P - pose[:3, 3] if lens.projection == "perspective" else -pose[:3, 2]
-        n[(N[face] * rays).sum(1) > 0] *= -1  # a face that is seen from behind is lit on that side
-        samples = np.zeros((*seen.shape, 4))
-        samples[seen, :3] = paint.lit(paint.colours(skin, detail, face, weights), n @ pose[:3, :3])
+        n, colours = paint.look(skin, detail, face, paint.barycentric(rows[face], P))
+        away = P - pose[:3, 3] if lens.projection == "perspective" else np.broadcast_to(-pose[:3, 2], P.shape)
+        n[np.einsum("nc,nc->n", N[face], away) > 0] *= -1  # a face that is seen from behind is lit on that side
+        samples = np.zeros((*seen.shape, 4), np.float32)
+        samples[seen, :3] = paint.lit(colours, n @ pose[:3, :3])
         samples[seen, 3] = 255
-        mean = samples.reshape(lens.size, FINER, lens.size, FINER, 4).mean((1, 3))
+        mean = sum(samples[i::FINER, k::FINER] for i in range(FINER) for k in range(FINER)) / FINER**2
         mean[..., :3] *= 255 / np.maximum(mean[..., 3:], 1)  # colour of what is covered alone
         one["image"] = np.round(mean).astype(np.uint8)
 
