@@ -133,6 +133,14 @@ def normalise(pictures, model):
     return ((x.float() * (1 / 255) - mean) / std).to(model.dtype)  # (n, 3, S, S)
 
 
+def warning(weights: str) -> str:
+    """The words of the banner where the network never saw a picture."""
+    if weights not in RANDOM:
+        return ""
+    told = "the features come from a seeded random network that never saw a picture"
+    return f"weights = {weights!r}: {told}. They tell views apart, and know nothing of what they show."
+
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 

@@ -135,6 +135,7 @@ def describe(weights: str, seed: int) -> dict:
     config = model.config
     return {
         "weights": weights,
+        "warning": dino.warning(weights),
         "fingerprint": model.fingerprint,
         "kind": config.model_type,
         "width": config.hidden_size,
@@ -144,19 +145,16 @@ def describe(weights: str, seed: int) -> dict:
     }
 
 
+def rows(entries) -> pd.DataFrame:
+    """Names and values as a table's rows."""
+    return pd.DataFrame([*entries.items()])
+
+
 def choose(device: str) -> str:
     """ "auto" is the GPU where there is one."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def warning(weights: str) -> str:
-    """The words of the banner where the network never saw a picture."""
-    if weights not in dino.RANDOM:
-        return ""
-    told = "the features come from a seeded random network that never saw a picture"
-    return f"weights = {weights!r}: {told}. They tell views apart, and know nothing of what they show."
 
 
 def cost(ledger: pd.DataFrame, jobs: int, corpus: int = 14_752) -> pd.DataFrame:

@@ -213,3 +213,8 @@ def test_without_weights_the_error_says_how_to_get_them(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"hf download nobody/dinov2-none --local-dir .* weights = \"random\""):
         dino.load("nobody/dinov2-none")
+
+
+def test_the_banner_is_for_random_networks():
+    assert "never saw a picture" in dino.warning("random")
+    assert dino.warning("facebook/dinov2-small") == ""

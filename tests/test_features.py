@@ -239,8 +239,3 @@ def test_views_and_their_colours_are_one_picture(items, tmp_path):
     ledger = table(run(items))
     shown = features.colours(ledger.head(2), str(tmp_path / "tree"), 64, parameters(), views=2)
     assert shown.format == "png" and len(shown.data) > 1000
-
-
-def test_the_banner_is_for_random_networks():
-    assert "never saw a picture" in features.warning("random")
-    assert features.warning("facebook/dinov2-small") == ""
