@@ -123,6 +123,7 @@ def perform(
     function: Callable, job: dict, item: Item, facts: dict, company: int = 1
 ) -> Generator[object, object, dict]:
     """Call the stage's function on one item and note what it did. The facts come last: until then nothing counts."""
+    item.written.clear()  # what others wrote with this item is none of this stage's outputs
     sweep(item.folder)
     if stale := facts.pop(job["stage"], None):  # gone before its files are, so that no crash leaves a record that lies
         write_facts(item, facts)

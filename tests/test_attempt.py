@@ -151,6 +151,16 @@ def test_what_is_done_together_is_what_is_done_alone(work, tmp_path):
     assert files(tmp_path / "tree") == files(tmp_path / "alone" / "tree")
 
 
+def test_what_was_written_with_an_item_before_is_not_the_stages(work):
+    items = work("broken", "3")
+    for item in items:
+        with item.writing("_input.txt") as path:
+            path.write_text("made by another stage")
+    assert list(run(items, batch=1).status) == ["quarantined", "done"]
+    assert all(item.path("_input.txt").exists() for item in items)
+    assert list(dataset.read_facts(items[1])["01_power"]["outputs"]) == ["_power.txt"]
+
+
 def test_a_few_items_are_enough_for_all_jobs(work, tmp_path):
     run(work("1", "2", "3", "4"), jobs=2, batch=64)
     assert asked(tmp_path) == [2] * 4

@@ -1,0 +1,160 @@
+"""What decoding asks, takes and misses: sparse against dense in one run, on known distances and on trained VAEs.
+
+    python tests/bench_decode.py [--depths 7 8 9 10] [--dense 8] [--device cuda] [--clip 0.015]
+    python tests/bench_decode.py --vae FOLDER --latents FILE.npy ...   a trained VAE on latents that 05 wrote
+    python tests/bench_decode.py --size dora                           its real decoder on cells of a known distance
+
+Depths up to --dense are decoded densely too, beyond it dense is scaled from 1% of its chunks. Memory is the process's
+peak, and on a GPU what torch allocated and reserved. The author's figures are of an RTX 3090, every grid point asked.
+"""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lib import decode, latents, memory, vae
+
+HEAD = "shape         depth mode   queries    q/corner  % dense    query s   all s    cells     faces     GiB   "
+
+
+def chair(X):
+    """A thin, sparse shape: a seat, a back and four legs."""
+    parts = [box(X, (0.45, 0.04, 0.45), (0, 0, 0)), box(X, (0.45, 0.5, 0.03), (0, 0.5, -0.42))]
+    parts += [box(X, (0.035, 0.45, 0.035), (x, -0.5, z)) for x in (-0.4, 0.4) for z in (-0.4, 0.4)]
+    return torch.stack(parts).amax(0)
+
+
+def mug(X):
+    """A body with a handle and a hollow."""
+    radius = X[:, ::2].norm(dim=1)
+    outer = -torch.maximum(radius - 0.6, X[:, 1].abs() - 0.8)
+    inner = -torch.maximum(radius - 0.5, (X[:, 1] - 0.15).abs() - 0.8)
+    ring = torch.stack([(X[:, :2] - X.new_tensor([0.65, 0.0])).norm(dim=1) - 0.3, X[:, 2]], 1).norm(dim=1)
+    return torch.minimum(torch.maximum(outer, 0.06 - ring), -inner)
+
+
+def shelf(X):
+    """Many flat boards."""
+    boards = [box(X, (0.9, 0.03, 0.35), (0, y, 0)) for y in (-0.9, -0.45, 0, 0.45, 0.9)]
+    return torch.stack([*boards, *(box(X, (0.03, 0.95, 0.35), (x, 0, 0)) for x in (-0.9, 0, 0.9))]).amax(0)
+
+
+def box(X, half, center):
+    d = (X - X.new_tensor(center)).abs() - X.new_tensor(half)
+    return -(d.clamp(min=0).norm(dim=1) + d.amax(1).clamp(max=0))
+
+
+SHAPES = {"chair": chair, "mug": mug, "shelf": shelf}
+
+
+def show(name, depth, mode, facts, seconds):
+    peak = " / ".join(f"{facts[key]:.2f}" for key in ("gpu_allocated_gib", "gpu_reserved_gib") if key in facts)
+    whole = {"per_corner": facts["queries"] / max(facts["corners"], 1)} | facts
+    part = 100 * facts["queries"] / (2**depth + 1) ** 3
+    print(
+        f"{name:13} {depth:5} {mode:6} {facts['queries']:11,} {whole['per_corner']:7.2f} {part:9.2f} "
+        f"{facts.get('seconds_query', math.nan):9.2f} {seconds:8.2f} {facts['cells']:10,} {facts['faces']:10,} "
+        f"{peak or facts['peak_gib']:>6}",
+        flush=True,
+    )
+
+
+def sample_of_dense(query, depth: int, device) -> float:
+    """Seconds that a dense decode's queries would take, from 1% of its chunks, evenly spaced."""
+    side, chunk = 2**depth + 1, 1 << 15
+    count = -(-(side**3) // chunk)
+    chosen = np.linspace(0, count - 1, max(count // 100, 3)).astype(int)
+    h = 2 * decode.BOX / 2**depth
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for number in chosen:
+            index = torch.arange(number * chunk, min((number + 1) * chunk, side**3), device=device)
+            ijk = torch.stack([index // side**2, index // side % side, index % side], 1)
+            value = query(ijk.float() * h - decode.BOX)
+        value.sum().item()
+    return (time.perf_counter() - start) * count / len(chosen)
+
+
+def one(name, query, clip, args, depths):
+    """One field: fast, exact and dense, at each depth, in one run."""
+    query(torch.zeros(100, 3, device=args.device))
+    for depth in depths:
+        modes, made = {}, {}
+        for exact in (False, True) if depth <= args.exact else (False,):
+            start = time.perf_counter()
+            V, F, facts = decode.decode(query, depth, exact=exact, clip=clip, device=args.device)
+            made[exact], modes[exact] = facts, time.perf_counter() - start
+            show(name, depth, "exact" if exact else "fast", facts, modes[exact])
+            del V, F
+        if depth <= args.dense:
+            start = time.perf_counter()
+            _, F, facts = decode.dense(query, depth, device=args.device)
+            seconds = time.perf_counter() - start
+            show(name, depth, "dense", facts | {"faces": len(F)}, seconds)
+            missed = {("exact" if e else "fast"): facts["cells"] - made[e]["cells"] for e in made}
+            print(f"{'':13} {'':5} dense / sparse: {ratios(seconds, modes)}; cells missed: {missed}")
+        elif args.sampled:
+            seconds = sample_of_dense(query, depth, args.device)
+            print(f"{'':13} {'':5} dense, from 1%: {seconds:,.0f} s of queries; / sparse: {ratios(seconds, modes)}")
+        if depth in latents.AUTHOR:
+            seconds, gib = latents.AUTHOR[depth]
+            print(f"{'':13} {'':5} the author, 3090: {seconds} s, {gib} GB")
+
+
+def ratios(seconds, modes):
+    return ", ".join(f"{'exact' if exact else 'fast'} {seconds / spent:.1f}x" for exact, spent in modes.items())
+
+
+def cells_known(size, args):
+    """The real decoder of a size, asked where a known distance says that the surface is."""
+    torch.manual_seed(0)
+    model = vae.build(size).to(args.device).eval().requires_grad_(False)
+    z = np.random.default_rng(0).standard_normal((model.config["tokens"], model.channels)).astype(np.float32)
+    start = time.perf_counter()
+    real = latents.field(model, z, args.device)
+    clip = model.config["clip"]
+    print(f"{size}: {model.config['tokens']} tokens, keys and values in {time.perf_counter() - start:.2f} s")
+
+    def query(X):
+        real(X)  # the work
+        return (mug(X) / clip).clamp(-1, 1)  # the answer
+
+    one(f"mug by {size}", query, clip, args, args.depths)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depths", type=int, nargs="+", default=[7, 8, 9])
+    parser.add_argument("--dense", type=int, default=7, help="deepest level that is decoded densely too")
+    parser.add_argument("--exact", type=int, default=9, help="deepest level that is decoded exactly too")
+    parser.add_argument("--sampled", action="store_true", help="scale deeper dense decodes from 1%% of their chunks")
+    parser.add_argument("--clip", type=float, default=0.015)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--size", help="of a network whose decoder is run on the cells of the mug")
+    parser.add_argument("--vae", help="a trained one: a folder, a checkpoint or a hub id")
+    parser.add_argument("--latents", nargs="+", default=[], help="files that 05_latents wrote")
+    args = parser.parse_args()
+    print(f"{args.device}, {torch.get_num_threads()} threads, {memory.free(args.device) / 2**30:.1f} GiB free")
+    print(HEAD + ("(allocated / reserved)" if args.device.startswith("cuda") else "(process)"))
+    if args.size:
+        cells_known(args.size, args)
+    elif args.vae:
+        model = vae.load(args.vae, args.device)
+        for path in args.latents:
+            z = np.load(path, allow_pickle=False)
+            one(Path(path).stem[:13], latents.field(model, z, args.device), model.config["clip"], args, args.depths)
+    else:
+        for name in args.shapes:
+            one(name, lambda X, f=SHAPES[name]: (f(X) / args.clip).clamp(-1, 1), args.clip, args, args.depths)
+
+
+if __name__ == "__main__":
+    main()
