@@ -9,7 +9,6 @@ import numpy as np
 
 Augment = Literal["none", "flip", "turn", "rotate"]
 KEYS = {"fps_coarse_surface": 6, "fps_sharp_surface": 6, "sharp_near_surface": 4, "rand_points": 4}  # numbers a point
-UNIFORM = 1 / 3  # share of rand_points, its last, that lies anywhere in the box; the others lie near the surface
 
 
 class Points(NamedTuple):
@@ -22,8 +21,11 @@ class Points(NamedTuple):
     uniform: np.ndarray  # anywhere in the box
 
 
-def read(path: str | Path) -> Points:
-    """All points of a `_sample_points.npz`, in the precision they were written in."""
+def read(path: str | Path, uniform: int = 0) -> Points:
+    """All points of a `_sample_points.npz`, in the precision they were written in.
+
+    The last `uniform` of rand_points lie anywhere in the box, the others near the surface; 0 is Dora's third.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[key].reshape(-1, width) for key, width in KEYS.items()]
@@ -35,25 +37,27 @@ def read(path: str | Path) -> Points:
     if not all(len(array) for array in arrays) or not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(f"{path}: an array is empty or not finite. Remove it and run 02_sharp_sample again.")
     coarse, sharp, edges, anywhere = arrays
-    first = len(anywhere) - max(round(len(anywhere) * UNIFORM), 1)
+    first = len(anywhere) - (uniform or max(len(anywhere) // 3, 1))
+    if first < 1:
+        raise ValueError(f"{path}: {len(anywhere)} rand_points, where {uniform} should lie anywhere and others near")
     return Points(coarse, sharp, edges, anywhere[:first], anywhere[first:])
 
 
 class Shelf:
     """Points of many shapes by number: kept in memory as far as they fit, else read again when they are wanted."""
 
-    def __init__(self, paths: list[Path], memory: float):
-        self.paths, self.room = paths, memory * 2**30
+    def __init__(self, files: list[tuple[Path, int]], memory: float):
+        self.files, self.room = files, memory * 2**30  # path and uniform, see `read`; bytes
         self.kept: dict[int, Points] = {}
         self.lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def __getitem__(self, number: int) -> Points:
         if number in self.kept:
             return self.kept[number]
-        points = read(self.paths[number])
+        points = read(*self.files[number])
         size = sum(array.nbytes for array in points)
         with self.lock:
             if number not in self.kept and size <= self.room:

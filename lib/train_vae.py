@@ -36,7 +36,7 @@ DORA = {
     "kl": 1e-3,
     "batch_size": 8,
     "optimiser": "adamw",
-    "lr": 1e-2,  # of Muon
+    "lr": 5e-3,  # of Muon
     "adam_lr": 5e-5,
     "eps": 1e-6,
     "warmup": 1000,
@@ -45,7 +45,7 @@ DORA = {
 }
 SMALL = {"points": 4096, "supervision": [2048, 1024, 1024], "tokens": [128, 256, 512], "odds": [0.3, 0.4, 0.3]}
 SMALL |= {"batch_size": 16, "optimiser": "muon", "adam_lr": 1e-3, "eps": 1e-8, "warmup": 500, "ema": 0.999}
-TINY = {"points": 256, "supervision": [128, 128, 256], "tokens": [32], "odds": [1.0], "sharp_weight": 1.0, "kl": 1e-4}
+TINY = {"points": 384, "supervision": [128, 128, 256], "tokens": [32], "odds": [1.0], "sharp_weight": 1.0, "kl": 1e-4}
 TINY |= {"batch_size": 8, "optimiser": "muon", "adam_lr": 3e-3, "eps": 1e-8, "warmup": 50, "ema": 0.99}
 RECIPES = {"dora": DORA, "small": DORA | SMALL, "tiny": DORA | TINY}
 
@@ -120,7 +120,7 @@ def learn(
     model = begin(size, {name: value for name, value in (network or {}).items() if value not in (0, "")}, start)
     asked = {name: chosen.pop(name) for name in ("points", "supervision", "tokens", "odds", "sharp_weight", "kl")}
     made_with = {"network": model.config, "start": start, "edges": edges, "augment": augment, "data": digest(train)}
-    source = {"shelf": points.Shelf([item.path(SAMPLES) for item in train], cache), "channels": model.channels}
+    source = {"shelf": points.Shelf([samples(item) for item in train], cache), "channels": model.channels}
     judge = partial(judged, asked=asked, edges=edges)
     watched = [item for item in held_out if splits([item.name], item.dataset)[item.name] == "val"] or held_out
     trained = loop.train(
@@ -194,6 +194,12 @@ def divide(items: list[Item]) -> tuple[list[Item], list[Item], pd.DataFrame]:
     )
 
 
+def samples(item: Item) -> tuple[Path, int]:
+    """Where an item's points lie, and how many of them anywhere, as 02 noted it."""
+    made = read_facts(item).get("02_sharp_sample", {}).get("parameters", {})
+    return item.path(SAMPLES), int(made.get("uniform", 0))
+
+
 def digest(train: list[Item]) -> str:
     """Of the data: the same names with the same samples."""
     hashes = {item.name: find_inputs(item, read_facts(item), (SAMPLES,)) for item in train}
@@ -239,7 +245,7 @@ def clipped(distance, clip: float):
 
 def judged(model: nn.Module, item: Item, target: Path | None, *, asked: dict, edges: bool) -> dict:
     """An item's scores; its reconstruction is written if there is a target."""
-    shape, rng = points.read(item.path(SAMPLES)), np.random.default_rng(0)
+    shape, rng = points.read(*samples(item)), np.random.default_rng(0)
     counts = [len(shape.edges) // 8, 0, min(VOLUME, len(shape.uniform))]
     coarse, sharp, queries = points.draw(shape, rng, asked["points"], counts, edges)
     device, clip = next(model.parameters()).device, model.config["clip"]
@@ -277,9 +283,7 @@ def glance(judge: Callable, model: nn.Module, watched: list[Item], folder: Path,
 
 def compare(scores: pd.DataFrame, train: list[Item], unseen: list[Item]) -> pd.DataFrame:
     """F-scores beside what they would be without a model: another unseen shape, the nearest one learned from."""
-    surfaces = {
-        item.name: points.read(item.path(SAMPLES)).coarse[:, :3].astype(np.float32) for item in (*train, *unseen)
-    }
+    surfaces = {item.name: points.read(*samples(item)).coarse[:, :3].astype(np.float32) for item in (*train, *unseen)}
     rng = np.random.default_rng(0)
     rows: dict[str, list] = {"another unseen shape": [], "the nearest learned shape": [], "the shape itself": []}
     for number, item in enumerate(unseen):

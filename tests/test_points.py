@@ -35,6 +35,11 @@ def test_what_02_writes_is_read_and_what_is_damaged_is_refused(tmp_path):
     shape = of_a_box()
     read = points.read(write(tmp_path / "box.npz", shape, np.float64))
     assert all(np.array_equal(a, b) for a, b in zip(read, shape, strict=True))
+    other = points.read(tmp_path / "box.npz", uniform=100)  # another share of them lies anywhere
+    assert len(other.uniform) == 100 and np.array_equal(other.uniform, shape.uniform[-100:])
+    assert np.array_equal(other.near, np.concatenate([shape.near, shape.uniform[:-100]]))
+    with pytest.raises(ValueError, match="900 rand_points, where 900"):
+        points.read(tmp_path / "box.npz", uniform=900)
     whole = (tmp_path / "box.npz").read_bytes()
     for name, content in (("cut", whole[: len(whole) // 2]), ("empty", b""), ("text", b"no points at all")):
         (tmp_path / name).write_bytes(content)
@@ -52,6 +57,7 @@ def test_a_shelf_keeps_what_fits_and_gives_the_same_either_way(tmp_path):
     shapes = [of_a_box(seed=k) for k in range(3)]
     paths = [write(tmp_path / f"{k}.npz", shape) for k, shape in enumerate(shapes)]
     size = sum(array.nbytes for array in points.read(paths[0]))
+    paths = [(path, 0) for path in paths]
     shelf, none = points.Shelf(paths, 2.5 * size / 2**30), points.Shelf(paths, 0)
     for k in (0, 1, 2, 1, 0):
         assert all(np.array_equal(a, b) for a, b in zip(shelf[k], none[k], strict=True))

@@ -115,7 +115,7 @@ def test_two_shapes_are_learned_by_heart(tree, tmp_path):
 
 
 def source(tree, **changes):
-    shelf = points.Shelf([item.path("_sample_points.npz") for item in tree[:6]], 1.0)
+    shelf = points.Shelf([train_vae.samples(item) for item in tree[:6]], 1.0)
     given = {"shelf": shelf, "asked": ASKED, "channels": 4, "edges": True, "how": "flip", "seed": 3}
     return partial(batch, **(given | changes))
 
