@@ -41,7 +41,8 @@ MEANING = {
     "frequencies": "of the Fourier features: 1, 2, 4 ...",
     "tokens": "that a shape usually becomes",
     "anchors": "where tokens look from: 'farthest' points of the shape (published), 'matched' = those in the order of "
-    "fixed places, 'fixed' = the places themselves, an ordered set that is the same for every shape",
+    "fixed places (a second a shape at 2048 tokens), 'fixed' = the places themselves, an ordered set that is the same "
+    "for every shape, and of which many lie far from its surface",
     "anchored": "after the bottleneck a token is told again where it looks from",
     "qk_norm": "queries and keys are normalised",
     "clip": "distance at which the field is cut off; it is given in this unit",

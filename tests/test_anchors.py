@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from lib.anchors import farthest, match, places
+from lib.anchors import farthest, match, places, take
 
 
 def cloud(batch, count):
@@ -35,3 +35,21 @@ def test_matching_is_the_best_of_all_orders():
     anchors = cloud(1, 5)
     costs = {order: (anchors[0, list(order)] - places(5)).square().sum().item() for order in permutations(range(5))}
     assert tuple(match(anchors)[0].tolist()) == min(costs, key=costs.get)
+
+
+def test_matching_gives_tokens_an_order_that_one_shape_shares_with_another():
+    """Boxes of many sizes: of where token k lies, its number says most, and the shape most of the rest."""
+    random = torch.Generator().manual_seed(0)
+    P = torch.rand(12, 4, 256, 3, generator=random) * 2 - 1  # 12 boxes, each drawn four times
+    face = P.abs().argmax(-1, keepdim=True)
+    P = P.scatter(-1, face, P.gather(-1, face).sign()) * (0.3 + 0.6 * torch.rand(12, 1, 1, 3, generator=random))
+
+    def left(A):
+        spread = (A - A.mean((0, 1, 2))).square().mean()
+        return (A - A.mean((0, 1))).square().mean() / spread, (A - A.mean(1, keepdim=True)).square().mean() / spread
+
+    A = take(P.flatten(0, 1), farthest(P.flatten(0, 1), 32))
+    number, shape = left(A.view(12, 4, 32, 3))
+    assert number > 0.9 and shape > 0.5
+    number, shape = left(take(A, match(A)).view(12, 4, 32, 3))
+    assert number < 0.35 and shape < 0.2
