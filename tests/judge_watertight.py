@@ -51,6 +51,8 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
     distance, touched, face = source.closest(P)
     thickness = 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N)
     thick = thickness >= 2 * eps
+    if 0 < thick.sum() < len(P):  # the rim of a thin part belongs to it
+        thick[thick] = cKDTree(P[~thick]).query(P[thick])[0] > 2 * eps
     figures |= {
         "mean": float(distance[thick].mean() / h) if thick.any() else 0.0,
         "mean_all": float(distance.mean() / h),
