@@ -27,6 +27,7 @@ from lib.muon import Muon
 from lib.place import Place, Stop
 
 MATRICES = re.compile(r"(^|\.)(attn|mlp)\w*\.")  # names of parameters that Muon takes, where they are matrices
+OVERDUE = 600.0  # seconds after which a checkpoint is written in any case
 PATIENCE = 10  # steps in a row without a finite gradient, then it is over
 
 
@@ -142,7 +143,7 @@ def train(
             run.restore(state)
         journal = stack.enter_context(Journal(folder, run.step, place.first))
         stop = stack.enter_context(Stop())
-        watch = Watch(run.step, run.seconds)
+        watch, saved = Watch(run.step, run.seconds), run.seconds
 
         def examine() -> None:
             due = run.step == steps or (run.step and validate_every and run.step % validate_every == 0)
@@ -169,8 +170,9 @@ def train(
                 run.sums = {}
             if watch.tells() or run.step == steps:
                 journal.progress(run.step, steps, watch.speed(run.step), batch_size, watch.share)
-            stopping = place.any(bool(stop.reason))
-            if run.step % save_every == 0 or run.step == steps or stopping:
+            stopping, overdue = place.any(bool(stop.reason), watch.seconds - saved > OVERDUE)
+            if run.step % save_every == 0 or run.step == steps or stopping or overdue:
+                saved = watch.seconds
                 checkpoint.save(folder, run.step, run.state() | {"made_with": wanted}, keep, place)
             if stopping and run.step < steps:
                 journal.say(f"stopped at step {run.step:,} by {stop.reason or 'another process'}")

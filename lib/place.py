@@ -53,9 +53,9 @@ class Place:
         if self.world > 1:
             distributed.barrier()
 
-    def any(self, flag: bool) -> bool:
-        """Is it so anywhere?"""
-        return flag if self.world == 1 else bool(self.reduced([float(flag)])[0])
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag: is it so anywhere?"""
+        return [bool(count) for count in self.reduced([float(flag) for flag in flags])]
 
     def mean(self, sums: dict) -> dict:
         """Sums over steps as means, over all processes."""

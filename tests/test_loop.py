@@ -127,6 +127,12 @@ def test_other_parameters_are_refused_with_what_differs_or_begin_anew(tmp_path):
     assert torch.equal(weights(anew.model), weights(same.model))
 
 
+def test_slow_steps_are_saved_by_the_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "OVERDUE", -1.0)
+    run(tmp_path, steps=4, validate=None, keep=9)
+    assert [int(path.stem[-1]) for path in checkpoint.checkpoints(tmp_path)] == [4, 3, 2, 1]
+
+
 def test_two_at_once_are_told_apart(tmp_path):
     with checkpoint.claim(tmp_path):
         result = in_a_process(tmp_path)
