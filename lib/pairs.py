@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import dino
+from lib import cutout, dino
 from lib.dataset import Item, read_facts, splits
 
 SUFFIXES = {"image": "dinov2", "depth": "depth", "normal": "normal"}  # in the names of features
 LATENTS, FEATURES = "05_latents", "04_features"
+LACKS = "no latents of 05_latents, or no features of 04_features"  # at this resolution, of this map
 
 
 @dataclass
@@ -65,6 +66,7 @@ def read(
             f"{items[0].resolution}. Run 04_features and 05_latents first."
         )
     about = {"latents": statistics(ready, records), "features": same_features(ready, records) | {"map": map}}
+    about["features"]["share"] = share_of_frame(ready)
     tail = tail_of(about["latents"], tokens)
     parts = splits([item.name for item in ready], ready[0].dataset)
     found = {}
@@ -72,6 +74,9 @@ def read(
         chosen = [item for item in ready if parts[item.name] == part]
         found[part] = gather(chosen, records, tail, map, sampled, memory)
     about["latents"] |= {"tokens": tokens or about["latents"]["tokens"]}
+    about["latents"] |= (
+        about["latents"].pop("lengths", {}).get(str(about["latents"]["tokens"]), {})
+    )  # its own statistics
     return found, about
 
 
@@ -150,6 +155,7 @@ def statistics(items: list[Item], records: dict) -> dict:
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))
         mean, std = np.array(stats["mean"], np.float32), np.array(stats["std"], np.float32)
+        assert stats["sha256"] and isinstance(stats["ordered"], bool)
         assert mean.ndim == 1 and mean.shape == std.shape and np.isfinite(mean).all() and (std > 0).all()
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise ValueError(f"{path} is missing or damaged. Run 05_latents to its end.") from None
@@ -178,6 +184,19 @@ def same_features(items: list[Item], records: dict) -> dict:
         told = "; ".join(f"{len(names)} like {names[0]} ({kind})" for kind, names in kinds.items())
         raise ValueError(f"features were made in {len(kinds)} ways: {told}. Run 04_features for all, then this again.")
     return json.loads(next(iter(kinds)))
+
+
+def share_of_frame(items: list[Item], most: int = 64) -> float:
+    """How much of its frame a shape fills in the views of 03, the median: a person's picture is to fill as much."""
+    from PIL import Image
+
+    found = []
+    for k in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int):
+        path = items[k].path(f"_view_{k % 3:03d}_image.png")
+        if path.exists():
+            with Image.open(path) as picture:
+                found.append(cutout.extent(np.asarray(picture.convert("RGBA").getchannel("A"))))
+    return float(np.median(found)) if found else 0.6
 
 
 def tail_of(stats: dict, tokens: int) -> str:

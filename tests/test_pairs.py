@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import dataset, pairs
 
@@ -36,7 +37,8 @@ def tree(folder, count: int = 40, **options) -> list[dataset.Item]:
     items = [dataset.Item(f"mesh_{k}", "", "", str(folder), 64) for k in range(count)]
     for number, item in enumerate(items):
         shape(item, number, **options)
-    stats = {"mean": [0.5] * CHANNELS, "std": [2.0] * CHANNELS, "tokens": TOKENS, "sha256": "v1"}
+    stats = {"mean": [0.5] * CHANNELS, "std": [2.0] * CHANNELS, "tokens": TOKENS, "sha256": "v1", "ordered": True}
+    stats["lengths"] = {"2": {"mean": [1.5] * CHANNELS, "std": [3.0] * CHANNELS}}
     (folder / "64_latent_stats.json").write_text(json.dumps(stats))
     return items
 
@@ -57,7 +59,7 @@ def test_each_split_has_its_shapes_and_theirs_alone(tmp_path):
                 features = found.features(k, view)
                 assert features.shape == (PATCHES, WIDTH) and features.dtype == np.float16
                 assert (features[:, 0] == number).all() and (features[:, 1] == view).all()
-    assert about["features"] == MADE | {"weights": "random", "seed": 0, "map": "image"}
+    assert about["features"] == MADE | {"weights": "random", "seed": 0, "map": "image", "share": 0.6}
     assert about["latents"]["tokens"] == TOKENS
 
 
@@ -99,7 +101,10 @@ def test_views_are_drawn_by_chance_and_several_without_repetition(tmp_path):
 
 def test_shorter_latents_and_the_spread_are_read_on_request(tmp_path):
     items = tree(tmp_path, 12)
-    train = pairs.read(items, tokens=2)[0]["train"]
+    parts, about = pairs.read(items, tokens=2)
+    assert about["latents"]["tokens"] == 2 and about["latents"]["std"] == [3.0] * CHANNELS, "each length has its own"
+    assert "lengths" not in about["latents"]
+    train = parts["train"]
     assert train.mean.shape[1] == 2 and (train.mean[0] == int(train.names[0][5:]) + 0.5).all()
     assert train.logvar is None
     train = pairs.read(items, sampled=True)[0]["train"]
@@ -139,7 +144,8 @@ def test_meshes_without_latents_or_features_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", '{"mean": [0], "std": [0], "sha256": "v1"}', '{"mean": [0], "std": [1, 1]}']
+    "content",
+    ["", "{}", "[]", '{"mean": [0], "std": [0], "sha256": "v1", "ordered": true}', '{"mean": [0], "std": [1]}'],
 )
 def test_statistics_that_are_damaged(tmp_path, content):
     items = tree(tmp_path, 12)
@@ -176,3 +182,14 @@ def test_the_scale_of_features(tmp_path):
     every = np.concatenate([found.features(k, v) for k in range(len(found)) for v in range(VIEWS)]).astype(float)
     mean, std = pairs.scale_of_features(found)
     assert np.allclose(mean, every.mean(0), atol=1e-3) and np.allclose(std, np.maximum(every.std(0), 1e-3), atol=1e-3)
+
+
+def test_how_much_of_its_frame_a_shape_fills(tmp_path):
+    items = tree(tmp_path, 5)
+    for k, item in enumerate(items):
+        alpha = np.zeros((100, 100), np.uint8)
+        alpha[10:20, 20 : 70 + k] = 255
+        for view in range(3):
+            path = item.path(f"_view_{view:03d}_image.png")
+            Image.fromarray(np.dstack([alpha] * 4)).save(path)
+    assert pairs.share_of_frame(items) == pytest.approx(0.52)
