@@ -1,13 +1,15 @@
 """What 01 does to a folder of meshes: every result judged against its source, and beside other tools.
 
     python tests/bench_watertight.py                                      # built-in shapes, two minutes
-    python tests/bench_watertight.py MESHES --dataset D --count 60        # 60 of a folder, drawn by --seed
+    python tests/bench_watertight.py MESHES --dataset D                   # all of a folder; <D>/run_256/table.txt
+    python tests/bench_watertight.py MESHES --dataset D --count 60        # 60 of them, drawn by --seed
     python tests/bench_watertight.py MESHES --dataset D --peers PYTHON    # ten of 10,000 to 200,000 faces, and others
 
 The same command again goes on where it stopped; with a larger --count it adds to what is done.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import subprocess
@@ -52,12 +54,23 @@ def judged(item) -> dict:
 
 
 def close_and_judge(items: list, run: str, parameters: dict, jobs: int) -> pd.DataFrame:
-    """A row an item: the judge's figures, and what 01 said of it with `made_` before the name."""
+    """A row an item: the judge's figures, and what 01 said of it with `made_` before the name.
+
+    Twenty at a time, after which <run>/table.txt has the table of all so far; each twenty has ledgers of its own.
+    """
     limits = {"jobs": jobs, "timeout": 900, "memory": 12}
-    made = pool.map(watertight, items, STAGE, run, parameters, **limits).set_index("item")
-    there = [item for item in items if made.loc[item.name, "status"] in USABLE]
-    seen = pool.map(judged, there, "01_judge", run, inputs=("source", "_normalized.obj"), **limits).set_index("item")
-    return made.add_prefix("made_").join(seen)
+    rows = []
+    for start in range(0, len(items), 20):
+        some, folder = items[start : start + 20], f"{run}/{start:04}"
+        made = pool.map(watertight, some, STAGE, folder, parameters, **limits).set_index("item")
+        there = [item for item in some if made.loc[item.name, "status"] in USABLE]
+        seen = pd.DataFrame(columns=["item", "status", "reason"])
+        if there:
+            seen = pool.map(judged, there, "01_judge", folder, inputs=("source", "_normalized.obj"), **limits)
+        rows.append(made.add_prefix("made_").join(seen.set_index("item")))
+        with dataset.writing(f"{run}/table.txt") as path, path.open("w") as file, contextlib.redirect_stdout(file):
+            tell(pd.concat(rows))
+    return pd.concat(rows)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -68,6 +81,10 @@ def tell(rows: pd.DataFrame) -> None:
     aside = rows[~rows["made_status"].isin(USABLE)]
     rows = rows.drop(aside.index)
     lost, rows = rows[~rows["status"].isin(USABLE)], rows[rows["status"].isin(USABLE)]
+    for item, row in [*aside.iterrows(), *lost.iterrows()]:
+        print(f"aside     {item}: {row['made_reason']} {row['reason']} ({row['made_source']})")
+    if rows.empty:
+        return
     verdicts = pd.DataFrame([judge_watertight.verdict(row) for row in rows.to_dict("records")], index=rows.index)
     missed = verdicts.isin([False])
     solids, seconds = rows[rows["solid"].astype(bool)], rows["made_seconds"].astype(float)
@@ -88,8 +105,6 @@ def tell(rows: pd.DataFrame) -> None:
     print(f"hollow: {rows['hollow'].sum()}; with caps: {(rows['made_caps'] > 0).sum()}")
     marks = f"median {seconds.median():.1f}, 90% below {seconds.quantile(0.9):.1f}, most {seconds.max():.1f}"
     print(f"seconds: {marks}, in all {seconds.sum():.0f}; most memory {rows['made_peak_gib'].max():.2f} GiB")
-    for item, row in [*aside.iterrows(), *lost.iterrows()]:
-        print(f"aside     {item}: {row['made_reason']} {row['reason']} ({row['made_source']})")
     for name in verdicts:
         for item, row in rows[missed[name]].iterrows():
             figures = ", ".join(f"{figure} {short(row[figure])}" for figure in FIGURES[name])

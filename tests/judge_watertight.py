@@ -290,7 +290,10 @@ def along_edges(source: Mesh, P, N, face, reach) -> dict:
         near = tree.squared_distance(source.V, edges, np.ascontiguousarray(P))[0] < reach**2
     M = source.normals[face[near]]
     true = np.abs((M * N[near]).sum(1)) > np.cos(np.radians(10)) * np.linalg.norm(M, axis=1)  # faces may be flipped
-    return {"edges": float(true.mean()) if near.sum() >= 200 else None, "near_edges": float(near.mean())}
+    return {
+        "edges": float(true.mean()) if near.sum() >= 200 else None,
+        "near_edges": float(near.sum() / max(len(near), 1)),
+    }
 
 
 def sharp_edges(mesh: Mesh) -> np.ndarray:
