@@ -22,6 +22,7 @@ BITS = 21
 ORIGIN = 1024  # added to every index, so that corners outside the box have positive ones too
 STEPS = np.array([1 << 2 * BITS, 1 << BITS, 1])  # to the next corner along x, y, z
 CHUNK = 1 << 20  # queries at once: bounds the memory of their arguments
+HALF = 2.0**-12  # by which share of itself a number may change when it is rounded to half precision
 
 # -- keys -------------------------------------------------------------------------------------------------------------
 
@@ -95,22 +96,59 @@ def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return distance, face, point
 
 
-def signed_distance(surface: Surface, P: np.ndarray) -> np.ndarray:
+def signed_distance(surface: Surface, P: np.ndarray, beyond: float = np.inf) -> np.ndarray:
     """Distance (n,) of each P (n, 3) from a closed outward mesh, positive inside.
 
+    Exact up to the distance `beyond`; from there on an error as large as half precision's rounding may save time.
     Queries go along a curve that fills space: neighbours then ask the same boxes of the tree, which are in the cache.
     Near the surface that is three times as fast as in random order, far from it twice.
     """
     order = np.argsort(morton(P))
-    distance, face, point = closest(surface, P[order])
-    offset = P[order] - point
+    P = P[order]
+    signed = far_distance(surface, P, beyond) if np.isfinite(beyond) else np.full(len(P), np.nan)
+    rest = np.flatnonzero(np.isnan(signed))
+    distance, face, point = closest(surface, P[rest])
+    offset = P[rest] - point
     N = igl.per_face_normals(surface.V, surface.F, np.zeros(3))
     height = (offset * N[face]).sum(1)
     slanted = np.flatnonzero(np.abs(height) < 0.9999 * distance)  # closest to an edge or a corner
     height[slanted] = (offset[slanted] * pseudonormals(surface, face[slanted], point[slanted])).sum(1)
-    signed = np.empty(len(P))
-    signed[order] = np.where(height < 0, distance, -distance)
+    signed[rest] = np.where(height < 0, distance, -distance)
+    unsorted = np.empty(len(P))
+    unsorted[order] = signed
+    return unsorted
+
+
+def far_distance(surface: Surface, P: np.ndarray, beyond: float) -> np.ndarray:
+    """Signed distance (n,) by the nearest vertex, off by at most HALF of itself; nan nearer and where it would be more.
+
+    No point of the mesh is farther than r from a vertex: if that is v away, the mesh is between sqrt(v^2 - r^2) and v.
+    A tree of vertices answers three to five times as fast as one of triangles, since far away many triangles are about
+    as near. Inside or outside is what the first face on the way to that vertex's face says.
+    """
+    V, F = surface.V, surface.F
+    reach = covering_radius(V, F)
+    tree, alone = igl.AABB(), np.arange(len(V))[:, None]
+    tree.init(V, alone)
+    squared, vertex, _ = tree.squared_distance(V, alone, np.ascontiguousarray(P))
+    signed = np.full(len(P), np.nan)
+    far = np.flatnonzero((reach**2 / 4 < HALF * squared) & (squared > beyond**2 + reach**2))
+    face_of = np.zeros(len(V), np.int64)
+    face_of[F.ravel()] = np.repeat(np.arange(len(F)), 3)
+    D = V[F[face_of[vertex[far]]]].mean(1) - P[far]
+    face = hits(surface, P[far], D)[1]
+    facing = (np.cross(*(V[F[face, k]] - V[F[face, 0]] for k in (1, 2))) * D).sum(1)
+    distance = np.sqrt(squared[far] - reach**2 / 2)
+    signed[far] = np.where(face < 0, np.nan, np.where(facing > 0, distance, -distance))
     return signed
+
+
+def covering_radius(V: np.ndarray, F: np.ndarray) -> float:
+    """No point of any face is farther from the nearest of its corners."""
+    sides = np.sort([np.linalg.norm(V[F[:, k]] - V[F[:, k - 1]], axis=1) for k in range(3)], axis=0)  # (3, m)
+    area = np.linalg.norm(np.cross(*(V[F[:, k]] - V[F[:, 0]] for k in (1, 2))), axis=1) / 2
+    acute = sides[2] ** 2 < sides[0] ** 2 + sides[1] ** 2  # else it is less than half of the longest side
+    return float(np.where(acute, sides.prod(0) / np.maximum(4 * area, 1e-300), sides[2] / 2).max())
 
 
 def morton(P: np.ndarray) -> np.ndarray:

