@@ -73,7 +73,7 @@ def read(
     for part in ("train", "val", "test"):
         chosen = [item for item in ready if parts[item.name] == part]
         found[part] = gather(chosen, records, tail, map, sampled, memory)
-    about["latents"] |= {"tokens": tokens or about["latents"]["tokens"]}
+    about["latents"] |= {"tokens": tokens or about["latents"]["tokens"], "longest": about["latents"]["tokens"]}
     about["latents"] |= (
         about["latents"].pop("lengths", {}).get(str(about["latents"]["tokens"]), {})
     )  # its own statistics
