@@ -48,7 +48,7 @@ def render(
     check(engine=engine, gpu=gpu, views=views, size=size, maps=maps, normals=normals, shading=shading, **lens)
     lens = camera.lens(size, **lens)
     poses = camera.poses(views, lens.distance)
-    clock, facts = Clock(), {"views": views}
+    clock, facts, edge_on = Clock(), {"views": views}, []
     drawn = [{} for _ in poses]
     if {"depth", "normal"} & set(maps):
         V, F = mesh.read(item.path("_normalized.obj"))
@@ -61,10 +61,11 @@ def render(
         clock("read_source")
         facts |= {"faces_source": len(skin.F), "engine_image": choose(engine, gpu, len(skin.F), FINER * size)}
         facts |= {"textures": len(skin.textures)}
-        draw_images(drawn, skin, lens, poses, ENGINES[facts["engine_image"]])
+        edge_on = draw_images(drawn, skin, lens, poses, ENGINES[facts["engine_image"]])
+        facts["edge_on"] = len(edge_on)
         clock("image")
     for k, one in enumerate(drawn):
-        view.check(one, k, maps)
+        view.check(one, k, maps, edge_on=k in edge_on and len(edge_on) < views)
     facts |= view.measure(drawn)
     clock("check")
     facts["bytes"] = write(item, drawn, lens, poses, {"normals": normals, "shading": shading})
@@ -148,14 +149,21 @@ def draw_maps(drawn: list[dict], V, F, lens, poses, maps, normals: str, shading:
             one["normal"][seen] = view.encode_normal(n if normals == "world" else n @ pose[:3, :3])
 
 
-def draw_images(drawn: list[dict], skin: paint.Skin, lens, poses, engine: Callable) -> None:
-    """Pictures of a painted mesh, RGBA; alpha is how much of a pixel it covers."""
+def draw_images(drawn: list[dict], skin: paint.Skin, lens, poses, engine: Callable) -> list[int]:
+    """Pictures of a painted mesh, RGBA; alpha is how much of a pixel it covers.
+
+    Returns the views that are blank because there is nothing to see, by the word of a second engine: a flat sheet that
+    shows its edge.
+    """
     fine = lens._replace(size=FINER * lens.size, focal=FINER * lens.focal)
     detail = paint.levels(skin, fine.focal / (1 if lens.projection == "orthographic" else lens.distance))
     N, rows, look = paint.flat(skin.V, skin.F)[0], paint.gradients(skin.V, skin.F), engine(skin.V, skin.F)
-    for one, pose in zip(drawn, poses, strict=True):
+    edge_on = []
+    for k, (one, pose) in enumerate(zip(drawn, poses, strict=True)):
         face, depth = look(fine, pose)
         seen = face >= 0
+        if not seen.any() and (by_rays(skin.V, skin.F)(fine, pose)[0] < 0).all():
+            edge_on.append(k)
         face, P = face[seen], points(fine, pose, depth)
         n, colours = paint.look(skin, detail, face, paint.barycentric(rows[face], P))
         away = P - pose[:3, 3] if lens.projection == "perspective" else np.broadcast_to(-pose[:3, 2], P.shape)
@@ -166,6 +174,7 @@ def draw_images(drawn: list[dict], skin: paint.Skin, lens, poses, engine: Callab
         mean = sum(samples[i::FINER, k::FINER] for i in range(FINER) for k in range(FINER)) / FINER**2
         mean[..., :3] *= 255 / np.maximum(mean[..., 3:], 1)  # colour of what is covered alone
         one["image"] = np.round(mean).astype(np.uint8)
+    return edge_on
 
 
 def points(lens, pose, depth: np.ndarray) -> np.ndarray:

@@ -233,6 +233,19 @@ def test_pictures_of_both_engines_agree(opengl):
         assert (np.abs(a.astype(int) - b) > 2).any(-1).mean() < 2e-3
 
 
+def test_a_sheet_that_shows_its_edge_is_told_from_a_blind_renderer(engine):
+    V, F = SQUARE
+    parts = [(V[:, [2, 0, 1]], F, "white")]  # in the plane x = 0, where the camera stands
+    drawn = [{} for _ in range(1)]
+    assert render.draw_images(drawn, paint.skin(parts), LENS, front(), engine) == [0]
+    assert not drawn[0]["image"].any()
+
+    def blind(V, F):
+        return lambda lens, pose: (np.full((lens.size,) * 2, -1), np.full((lens.size,) * 2, np.inf))
+
+    assert render.draw_images(drawn, paint.skin([(*SQUARE, "white")]), LENS, front(), blind) == []
+
+
 # -- the stage --------------------------------------------------------------------------------------------------------
 
 
@@ -303,9 +316,9 @@ def test_done_again_it_is_kept_and_by_other_means_too(tree, tmp_path):
     before = [path.read_bytes() for path in sorted(tree[0].path("").parent.glob("*_view*"))]
     assert set(first["renderer"]) == {"embree"} and set(first["engine_image"]) == {"rays"}
     assert set(run(tree, tmp_path, engine="auto")["status"]) == {"kept"}
-    assert set(run(tree, tmp_path, engine="rays", views=2)["status"]) == {"done"}
+    assert set(run(tree[:1], tmp_path, engine="rays", views=2)["status"]) == {"done"}
     assert not tree[0].path("_view_002_depth.png").exists()  # no view of the other run is left
-    assert set(run(tree, tmp_path, engine="rays")["status"]) == {"done"}
+    assert set(run(tree[:1], tmp_path, engine="rays")["status"]) == {"done"}
     assert before == [path.read_bytes() for path in sorted(tree[0].path("").parent.glob("*_view*"))]
 
 
@@ -316,7 +329,8 @@ def test_only_what_is_asked_for_is_made(tree, tmp_path):
     assert {path.name.rpartition("_")[2] for path in folder.glob("*_view_*")} == {"depth.png"}
     lens, _, told = camera.read(tree[0].path("_views.json"))
     assert lens.projection == told["projection"] == "orthographic" and view.maps_of(told) == ["depth"]
-    assert run(tree[:1], tmp_path, maps=["image"], engine="rays")["status"][0] == "done"
+    facts = render.render(tree[1], views=2, size=32, maps=["image"], engine="rays")
+    assert facts["coverage"] > 0.03 and "faces" not in facts and "overlap" not in facts
 
 
 def test_a_blank_render_puts_the_item_aside_and_leaves_nothing(tree, monkeypatch):
@@ -330,7 +344,7 @@ def test_a_blank_render_puts_the_item_aside_and_leaves_nothing(tree, monkeypatch
 
 
 def test_a_view_that_lacks_a_map_is_refused(tree, monkeypatch):
-    monkeypatch.setattr(render, "draw_images", lambda *arguments: None)
+    monkeypatch.setattr(render, "draw_images", lambda *arguments: [])
     with pytest.raises(ValueError, match="view 0 lacks image"):
         render.render(tree[0], views=2, size=32, engine="rays")
 

@@ -91,6 +91,15 @@ def test_a_blank_map_is_refused(name):
         view.check(maps, 3)
 
 
+def test_only_an_image_may_be_blank_where_a_sheet_shows_its_edge():
+    maps = good()
+    maps["image"][:] = 0
+    view.check(maps, 0, edge_on=True)
+    maps["depth"][:] = 0
+    with pytest.raises(ValueError, match="the depth map is blank"):
+        view.check(maps, 0, edge_on=True)
+
+
 @pytest.mark.parametrize("name", view.MAPS)
 @pytest.mark.parametrize("side", [np.s_[0, 12], np.s_[31, 12], np.s_[12, 0], np.s_[12, 31]])
 def test_a_map_that_touches_the_frame_is_refused(name, side):
