@@ -11,7 +11,6 @@ from lib import field, winding
 
 NEIGHBOURS = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), -1) - 1
 NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")][1:]  # (26, 3) the nearest first
-OPEN = 0.9  # eps that a free corner is off the surface at least: a way just wide enough may lie between two corners
 CORNERS = np.array([0, 1, 2, 4, 3, 5, 6, 7])  # of a cell, by how many axes they differ from the first
 
 
@@ -47,7 +46,33 @@ def gridded(surface: field.Surface, resolution: int, band: field.Band, flood: fi
 def band(surface: field.Surface, resolution: int) -> Grid:
     """The corners within a cell of the surface, which are the ends of all edges that it crosses, and the flood."""
     near = field.band(surface, resolution, 1.01 * field.spacing(resolution))
-    return gridded(surface, resolution, near, field.flood(near.keys[near.distance <= OPEN * 2 / resolution]))
+    blocked = near.distance <= 2 / resolution
+    blocked[beside_balls(surface, resolution, near)] = False
+    return gridded(surface, resolution, near, field.flood(near.keys[blocked]))
+
+
+def beside_balls(surface: field.Surface, resolution: int, near: field.Band) -> np.ndarray:
+    """Blocked corners (indices) in slits that have room for a ball of eps, but for its centre none of the corners.
+
+    They lie more than half a cell off the surface, so that it passes between no two of them that are neighbours. Asked
+    are those with another side of a slit opposite, and twice their neighbours, for its mouth.
+    """
+    h, eps = field.spacing(resolution), 2 / resolution
+    may = (near.distance > 0.501 * h) & (near.distance <= eps)
+    at = np.flatnonzero(may)
+    P = field.position(field.unpack(near.keys[at]), resolution)
+    away = (P - near.point[at]) / near.distance[at][:, None]
+    opposite = np.round((P + 1.2 * h * away + field.BOX) / h).astype(np.int64)
+    asked = at[field.find(near.keys, field.pack(opposite)) >= 0]
+    found = []
+    for _ in range(3):
+        may[asked] = False
+        P = field.position(field.unpack(near.keys[asked]), resolution)
+        centers = P + (P - near.point[asked]) * (eps / near.distance[asked] - 1)[:, None]
+        found.append(asked[field.closest(surface, centers)[0] > 0.98 * eps])
+        around = field.unique(field.find(near.keys, near.keys[found[-1]][:, None] + NEIGHBOURS[:6] @ field.STEPS))
+        asked = around[(around >= 0) & may[around]]
+    return np.concatenate(found)
 
 
 def grow(grid: Grid, keys: np.ndarray, found: tuple) -> Grid:
@@ -125,7 +150,8 @@ def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pie
     keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))
     order = np.lexsort([-number, keys])
     keys, number = keys[order], number[order]
-    new = np.r_[True, keys[1:] != keys[:-1]]
+    new = np.ones(len(keys), bool)
+    new[1:] = keys[1:] != keys[:-1]
     new[new] = grid.places(keys[new]) == field.FREE
     keys, number, count = keys[new], number[new], len(band.keys)
     grid = grow(grid, keys, (np.full(len(keys), h), np.full(len(keys), -1), np.full((len(keys), 3), np.nan)))

@@ -92,12 +92,16 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     if cap is not None:
         capped = np.flatnonzero(np.isfinite(cap))
         values[capped], wall[capped] = (cap[capped] - 0.5) * 2 * h, True
-    # Whatever is inside now has all its neighbours: a crossed edge with one end only would be a hole.
-    most = field.unique(band.keys[(values > 0) & out][:, None] + NEIGHBOURS[:6] @ field.STEPS)
-    most = most[grid.places(most) == field.FREE]
-    keys, values = np.r_[band.keys, most], np.r_[values, np.full(len(most), -h)]
+    # A crossed edge with one end only would be a hole: at a wall's far side, a cap's rim, a sealed room's window.
+    ends = []
+    for step in NEIGHBOURS[:6] @ field.STEPS:
+        place = grid.places(band.keys + step)
+        across = (place < 0) & ((values > 0) == (place == field.FREE))
+        ends.append(band.keys[across] + step)
+    ends = field.unique(np.concatenate(ends))
+    keys, values = np.r_[band.keys, ends], np.r_[values, np.where(grid.places(ends) == field.FREE, -h, h)]
     order = np.argsort(keys, kind="stable")
-    return keys[order], values[order], np.r_[wall, np.ones(len(most), bool)][order]
+    return keys[order], values[order], np.r_[wall, np.ones(len(ends), bool)][order]
 
 
 def widen(grid: Grid, offset: np.ndarray) -> tuple[Grid, np.ndarray]:

@@ -78,9 +78,23 @@ def test_the_flood_is_that_of_a_dense_grid():
     grid = grid_of(without(ball(), lambda c: c[:, 2] < 0.6), box([-0.2] * 3, [0.2] * 3))
     ijk = np.stack(np.meshgrid(*[np.arange(-2, R + 3)] * 3, indexing="ij"), -1)
     near = grid.places(field.pack(ijk))
-    free = np.where(near >= 0, grid.band.distance[np.maximum(near, 0)] > outside.OPEN * EPS, True)
+    free = np.where(near >= 0, grid.band.distance[np.maximum(near, 0)] > EPS, True)
+    free[np.isin(near, outside.beside_balls(grid.surface, R, grid.band))] = True
     label, _ = ndimage.label(free)
     assert np.array_equal(grid.flood(field.pack(ijk)), label == label[0, 0, 0])
+
+
+@pytest.mark.parametrize("shift", [0, 0.2, 0.4, 0.6, 0.8])
+@pytest.mark.parametrize(("width", "open"), [(1.8, 0), (2.15, 1)])
+def test_a_slit_that_is_wide_enough_for_a_ball_is_open_wherever_the_corners_lie(shift, width, open):
+    """Two plates, joined along three of their sides."""
+    half, s = width * EPS / 2, shift * H
+    plates = [box([s + side * half - 0.1 * (side < 0), -0.6, -0.5], [s + side * half + 0.1 * (side > 0), 0.6, 0.9])
+              for side in (-1, 1)]  # fmt: skip
+    sides = [box([s - half, y, -0.5], [s + half, y + 0.1, 0.9]) for y in (-0.6, 0.5)]
+    grid = grid_of(*plates, *sides, box([s - half, -0.6, -0.6], [s + half, 0.6, -0.5]))
+    X = np.array([[s, y, z] for y in np.linspace(-0.4, 0.4, 20) for z in np.linspace(-0.4, 0.4, 20)])
+    assert outside.sees(grid, outside.push_back(grid), X + 0.137 * H).mean() == open
 
 
 def test_points_see_outside_only_past_what_is_in_the_way():
