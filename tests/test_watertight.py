@@ -96,6 +96,16 @@ def rotation(angle):
     return trimesh.transformations.rotation_matrix(angle, [1, 2, 3])[:3, :3]
 
 
+def test_a_flanged_bushing_keeps_its_edges_outward_and_inward():
+    profile = [[0.2, -0.8], [0.9, -0.8], [0.9, -0.5], [0.45, -0.5], [0.45, 0.6], [0.2, 0.6], [0.2, -0.8]]
+    m = trimesh.creation.revolve(np.array(profile), sections=64)
+    m.apply_transform(trimesh.transformations.rotation_matrix(0.4, [1, 2, 3]))
+    V, F, facts = close(m)
+    assert facts["euler"] == 0 and np.isclose(facts["volume"], m.volume, rtol=1e-4)
+    missed, figures = judged(m, trimesh.Trimesh(V, F, process=False))
+    assert not missed and figures["edges"] > 0.97 and figures["near_edges"] > 0.1
+
+
 def test_a_torus_stays_where_it_is():
     m = trimesh.creation.torus(0.7, 0.3, major_sections=200, minor_sections=100)
     V, F, facts = close(m, 96)
