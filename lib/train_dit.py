@@ -325,7 +325,8 @@ def curves(folder: str | Path):
         smooth = rows.set_index("step").rolling(max(len(rows) // 20, 1), min_periods=1).sum()
         for k in range(BINS):
             name = f"t {k / BINS:g} to {(k + 1) / BINS:g}"
-            middle.plot(smooth.index, smooth[f"sum_{k}"] / smooth[f"count_{k}"], linewidth=1, label=name)
+            shade = (0.9 - 0.8 * k / BINS, 0.35, 0.2 + 0.6 * k / BINS)  # from data's end to noise's
+            middle.plot(smooth.index, smooth[f"sum_{k}"] / smooth[f"count_{k}"], linewidth=1, label=name, color=shade)
         middle.set(title="by time: 0 is data, 1 noise", xlabel="step", yscale="log")
         middle.legend(fontsize=6)
         right.plot(seen["step"], seen["shuffled"], "o-", markersize=3, linewidth=1, label="another shape's picture")
