@@ -25,25 +25,25 @@ HEAD = "shape         depth mode   queries    q/corner  % dense    query s   all
 
 
 def chair(X):
-    """A thin, sparse shape: a seat, a back and four legs."""
-    parts = [box(X, (0.45, 0.04, 0.45), (0, 0, 0)), box(X, (0.45, 0.5, 0.03), (0, 0.5, -0.42))]
-    parts += [box(X, (0.035, 0.45, 0.035), (x, -0.5, z)) for x in (-0.4, 0.4) for z in (-0.4, 0.4)]
+    """Sparse: a seat, a back and four legs; like all shapes that come from 01 its longest side is 2."""
+    parts = [box(X, (0.6, 0.05, 0.6), (0, -0.1, 0)), box(X, (0.6, 0.6, 0.04), (0, 0.4, -0.56))]
+    parts += [box(X, (0.05, 0.45, 0.05), (x, -0.55, z)) for x in (-0.55, 0.55) for z in (-0.55, 0.55)]
     return torch.stack(parts).amax(0)
 
 
 def mug(X):
     """A body with a handle and a hollow."""
-    radius = X[:, ::2].norm(dim=1)
-    outer = -torch.maximum(radius - 0.6, X[:, 1].abs() - 0.8)
-    inner = -torch.maximum(radius - 0.5, (X[:, 1] - 0.15).abs() - 0.8)
-    ring = torch.stack([(X[:, :2] - X.new_tensor([0.65, 0.0])).norm(dim=1) - 0.3, X[:, 2]], 1).norm(dim=1)
-    return torch.minimum(torch.maximum(outer, 0.06 - ring), -inner)
+    radius = (X[:, ::2] - X.new_tensor([-0.2, 0.0])).norm(dim=1)
+    outer = -torch.maximum(radius - 0.8, X[:, 1].abs() - 1)
+    inner = -torch.maximum(radius - 0.7, (X[:, 1] - 0.15).abs() - 1)
+    ring = torch.stack([(X[:, :2] - X.new_tensor([0.6, 0.0])).norm(dim=1) - 0.35, X[:, 2]], 1).norm(dim=1)
+    return torch.minimum(torch.maximum(outer, 0.05 - ring), -inner)
 
 
 def shelf(X):
     """Many flat boards."""
-    boards = [box(X, (0.9, 0.03, 0.35), (0, y, 0)) for y in (-0.9, -0.45, 0, 0.45, 0.9)]
-    return torch.stack([*boards, *(box(X, (0.03, 0.95, 0.35), (x, 0, 0)) for x in (-0.9, 0, 0.9))]).amax(0)
+    boards = [box(X, (0.9, 0.03, 0.35), (0, y, 0)) for y in (-0.97, -0.48, 0, 0.48, 0.97)]
+    return torch.stack([*boards, *(box(X, (0.03, 1, 0.35), (x, 0, 0)) for x in (-0.9, 0, 0.9))]).amax(0)
 
 
 def box(X, half, center):
