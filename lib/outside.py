@@ -62,8 +62,8 @@ def beside_balls(surface: field.Surface, resolution: int, near: field.Band) -> n
     at = np.flatnonzero(may)
     P = field.position(field.unpack(near.keys[at]), resolution)
     away = (P - near.point[at]) / near.distance[at][:, None]
-    opposite = np.round((P + 1.2 * h * away + field.BOX) / h).astype(np.int64)
-    asked = at[field.find(near.keys, field.pack(opposite)) >= 0]
+    opposite = field.find(near.keys, field.pack(np.round((P + 1.2 * h * away + field.BOX) / h).astype(np.int64)))
+    asked = at[(opposite >= 0) & (((near.point[opposite] - P) * away).sum(1) > 0)]
     found = []
     for _ in range(3):
         may[asked] = False
