@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import cutout, dino, dit, memory, mesh, score, vae
+from lib import cutout, dino, dit, memory, mesh, picture, score, vae
 from lib.dataset import Item, splits, writing
 from lib.decode import decode
 from lib.pairs import SUFFIXES
@@ -33,6 +33,7 @@ class Asked(NamedTuple):
     name: str  # <mesh>_view_<NNN>, or the picture's own
     picture: object  # RGBA, framed
     item: Item | None  # the mesh it shows, if it is known
+    seen: Path | None = None  # its features, where a map is looked at in the image's place
 
 
 def generate(
@@ -68,6 +69,8 @@ def generate(
 
 def look(asked: list[Asked], tools: Tools) -> np.ndarray:
     """Patch features (n, P, F) of pictures, prepared as those of the training were."""
+    if all(one.seen for one in asked):
+        return np.stack([dino.read_features(one.seen) for one in asked])
     made = tools.about["features"]
     pictures = np.stack([dino.prepare(one.picture, made["size"], made["resize"]) for one in asked])
     return dino.encode(tools.eyes, pictures)
@@ -118,19 +121,24 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
     """A picture's file, every picture in a folder, or (image = "") a view of meshes that were kept unseen."""
     from PIL import Image
 
+    made = about["features"]
+    if image and made["map"] != "image":
+        raise ValueError(
+            f"the model was trained on {made['map']} maps, which no picture has; train one with map = 'image'"
+        )
     if image:
         where = Path(image).expanduser()
         paths = sorted(p for p in where.iterdir() if p.is_file()) if where.is_dir() else [where]
-        share = about["features"]["share"]
-        return [Asked(path.stem, cutout.frame(cutout.read(path), share), None) for path in paths[:most]]
+        return [Asked(path.stem, cutout.frame(cutout.read(path), made["share"]), None) for path in paths[:most]]
     parts = splits([item.name for item in items], items[0].dataset)
     unseen = [item for item in items if parts[item.name] != "train"]
     found = []
     for item in unseen:
-        path = item.path(f"_view_{view:03d}_{about['features']['map']}.png")
-        if path.exists() and len(found) < most:
-            with Image.open(path) as picture:
-                found.append(Asked(f"{item.name}_view_{view:03d}", picture.convert("RGBA"), item))
+        path, seen = (item.path(f"_view_{view:03d}_{tail}") for tail in ("image.png", f"{made['map']}_features.npz"))
+        seen = None if made["map"] == "image" else seen
+        if path.exists() and (seen is None or seen.exists()) and len(found) < most:
+            with Image.open(path) as shown:
+                found.append(Asked(f"{item.name}_view_{view:03d}", shown.convert("RGBA"), item, seen))
     if not found:
         raise ValueError(f"none of {len(unseen)} unseen meshes has view {view}. Run 03_render, or give image = a file.")
     return found
@@ -238,8 +246,6 @@ def cost(made: pd.DataFrame) -> pd.DataFrame:
 
 def gallery(made: pd.DataFrame, asked: list[Asked], folder: str | Path, scores: pd.DataFrame, n: int = 8):
     """Pictures, what was made of them from two sides, and the truth where it is known; the worst first."""
-    from lib import picture
-
     folder, place = Path(folder), {one.name: one for one in asked}
     order = list(scores["picture"]) if len(scores) else list(place)
     chosen = [order[k] for k in np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
@@ -271,4 +277,4 @@ def billboard(rgba) -> tuple:
     over = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
     V = V @ (around @ over).T
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
-    return V, np.array([[0, 1, 2], [0, 2, 3]]), (corners, dino.flatten(rgba))
+    return V, np.array([[0, 1, 2], [0, 2, 3]]), (corners, np.asarray(dino.flatten(rgba)))

@@ -176,6 +176,18 @@ def test_other_eyes_than_those_of_the_training_are_refused(made, tmp_path, monke
         generate.tools(made[0] / "06_train_dit")
 
 
+def test_a_model_of_normal_maps_looks_at_the_features_of_normals(made, tools):
+    about = tools.about | {"features": tools.about["features"] | {"map": "normal"}}
+    item = next(item for item in made[1] if item.name == "box_002_dd")
+    path = item.path("_view_001_normal_features.npz")
+    np.savez(path, features=np.full((4, 96), 2, np.float16))
+    (one,) = generate.pictures("", made[1], about, view=1)
+    assert one.item == item and (generate.look([one], tools) == 2).all()
+    path.unlink()
+    with pytest.raises(ValueError, match="trained on normal maps"):
+        generate.pictures("cat.png", made[1], about)
+
+
 def test_without_views_or_a_picture_the_error_says_what_to_do(made, tools):
     with pytest.raises(ValueError, match=r"has view 7. Run 03_render, or give image"):
         generate.pictures("", made[1], tools.about, view=7)
@@ -187,3 +199,21 @@ def test_flow_steps_are_those_asked_for(made, tools, monkeypatch):
     features = torch.from_numpy(generate.look(generate.pictures("", made[1], tools.about), tools))
     dit.sample(tools.model, features, TOKENS, steps=9, shift=2.0)
     assert seen == [(9, 2.0)]
+
+
+def test_the_gallery_is_one_picture_worst_first(made, tools, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "surface", solid())
+    asked = generate.pictures("", made[1], tools.about)
+    table = generate.generate(asked, tools, tmp_path, steps=1)
+    scores = generate.judge(table, asked, made[1], tools, tmp_path)
+    sheets = []
+    monkeypatch.setattr(generate.picture, "contact_sheet", lambda *given, **_: sheets.append(given[:2]))
+    generate.gallery(table, asked, tmp_path, scores)
+    ((meshes, titles),) = sheets
+    assert len(meshes) == len(titles) == 8 and titles[0] == "box_002_dd_view_000"
+    assert meshes[0][2][1].shape == (64, 64, 3), "the picture itself"
+    means = generate.verdict(scores).set_index("handed out")
+    assert means["F(0.05)"]["made"] == pytest.approx(scores["made"].mean()) and (means["pictures"] == 2).all()
+    assert generate.verdict(scores.head(0)).empty
+    assert "seconds_sample" in list(generate.cost(table)[""])
+    assert "never saw a picture" in generate.told(tools)
