@@ -125,8 +125,10 @@ def compare(items: list, python: str, resolution: int, count: int = 10, slow: in
     """
     rows = []
     for item in items:
+        if not count:
+            break
         V, F = mesh.read(item.source)
-        if count and 10_000 <= len(F) <= 200_000:
+        if 10_000 <= len(F) <= 200_000:
             count -= 1
             V = mesh.normalise(V)[0]
             tools = {
