@@ -15,6 +15,7 @@ from lib.dataset import Item, splits, writing
 from lib.decode import decode
 from lib.pairs import SUFFIXES
 
+ABOVE = 0.4  # of the way from the first camera, at the top, to the last, at the bottom: a little above the horizon
 SURFACE = 4096  # points of a surface that F-scores compare
 
 
@@ -117,7 +118,7 @@ def tools(model: str | Path, device: str = "cpu") -> Tools:
     return Tools(network, vae.load(about["latents"]["vae"], device), eyes, about)
 
 
-def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: int = 0) -> list[Asked]:
+def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: int = -1) -> list[Asked]:
     """A picture's file, every picture in a folder, or (image = "") a view of meshes that were kept unseen."""
     from PIL import Image
 
@@ -134,13 +135,16 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
     unseen = [item for item in items if parts[item.name] != "train"]
     found = []
     for item in unseen:
-        path, seen = (item.path(f"_view_{view:03d}_{tail}") for tail in ("image.png", f"{made['map']}_features.npz"))
+        number = view if view >= 0 else ABOVE * len(list(Path(item.folder).glob(f"{item.stem}_view_*_image.png")))
+        stem = f"_view_{int(number):03d}"
+        path, seen = item.path(f"{stem}_image.png"), item.path(f"{stem}_{made['map']}_features.npz")
         seen = None if made["map"] == "image" else seen
         if path.exists() and (seen is None or seen.exists()) and len(found) < most:
             with Image.open(path) as shown:
-                found.append(Asked(f"{item.name}_view_{view:03d}", shown.convert("RGBA"), item, seen))
+                found.append(Asked(f"{item.name}{stem}", shown.convert("RGBA"), item, seen))
     if not found:
-        raise ValueError(f"none of {len(unseen)} unseen meshes has view {view}. Run 03_render, or give image = a file.")
+        which = f"view {view}" if view >= 0 else "views"
+        raise ValueError(f"none of {len(unseen)} unseen meshes has {which}. Run 03_render, or give image = a file.")
     return found
 
 

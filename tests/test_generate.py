@@ -217,3 +217,13 @@ def test_the_gallery_is_one_picture_worst_first(made, tools, tmp_path, monkeypat
     assert generate.verdict(scores.head(0)).empty
     assert "seconds_sample" in list(generate.cost(table)[""])
     assert "never saw a picture" in generate.told(tools)
+
+
+def test_the_view_is_a_little_above_the_horizon_unless_told(made, tools):
+    item = next(item for item in made[1] if item.name == "box_002_dd")
+    for number in range(VIEWS, 10):
+        Image.new("RGBA", (8, 8), "red").save(item.path(f"_view_{number:03d}_image.png"))
+    assert generate.pictures("", [item], tools.about)[0].name == "box_002_dd_view_004"
+    assert generate.pictures("", [item], tools.about, view=7)[0].name == "box_002_dd_view_007"
+    for number in range(VIEWS, 10):
+        item.path(f"_view_{number:03d}_image.png").unlink()
