@@ -181,7 +181,7 @@ def peer(python: str, name: str, V, F, resolution: int):
 def dense(V, F, resolution: int, share: float = 0.02):
     """eps - distance on all (R + 1)^3 corners, and marching cubes: what Dora and others do.
 
-    Its seconds are those of a random share of its rows of corners, extrapolated, plus marching cubes on a grid of that size.
+    Its seconds: a random share of its rows of corners, extrapolated, plus marching cubes on a grid of that size.
     Its mesh is taken from a band about the surface, where the same distances give the same mesh.
     """
     from skimage.measure import marching_cubes
