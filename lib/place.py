@@ -26,6 +26,8 @@ class Place:
 
     @classmethod
     def here(cls, device: str) -> "Place":
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         world = int(os.environ.get("WORLD_SIZE", 1))
         if world == 1:
             return cls(0, 1, torch.device(device))

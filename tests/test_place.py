@@ -2,12 +2,14 @@ import os
 import signal
 
 import pytest
+import torch
 
 from lib.place import Place, Stop
 
 
 def test_alone_without_torchrun(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert Place.here("auto").on_gpu == torch.cuda.is_available()
     place = Place.here("cpu")
     assert place.first and place.world == 1 and not place.on_gpu and place.peak_gib() == 0
     assert place.any(True, False) == [True, False]
