@@ -148,7 +148,9 @@ def leaks(grid: Grid, free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
         P, D = grid.at(lower), np.zeros((len(lower), 3))
         D[:, axis] = h
         (there, one), (back, two) = (field.hits(grid.surface, *ray, 1) for ray in ((P, D), (P + D, -D)))
-        # Both ways the same place, and no convex edge of a solid.
-        sheet = (np.abs(1 - there - back) < 0.1) & (np.abs((N[one] * N[two]).sum(1)) > 0.9)
+        # Both ways the same place, and two sides of one sheet: where it cuts a sliver off a round solid, the edge runs
+        # along the faces more than they differ.
+        bend = np.linalg.norm(np.cross(N[one], N[two]), axis=1)
+        sheet = (np.abs(1 - there - back) < 0.1) & (bend < 0.43) & (np.minimum(*np.abs(N[[one, two], axis])) >= bend)
         for end in (lower[sheet], upper[sheet]):
             yield end, P[sheet] + D[sheet] * there[sheet, None]

@@ -41,6 +41,15 @@ def test_solids_have_no_walls():
         assert (offset[out] > 0).mean() < 0.002
 
 
+def test_a_round_solid_gets_no_bump_where_a_grid_edge_cuts_a_sliver_off_it():
+    for angle in (0.3, 0.7, 1.1):
+        m = trimesh.creation.capsule(1.0, 0.4, count=[32, 32])
+        m.apply_transform(trimesh.transformations.rotation_matrix(angle, [1, 2, 3])).apply_translation(
+            -m.bounds.mean(0)
+        )
+        assert not wall.signed(*made(m))[2].any()
+
+
 def test_the_field_of_a_plate_is_the_distance_to_its_wall():
     """On both sides of the wall's surface: how far a corner lies from the plane that is eps off the plate's middle."""
     t = 0.6 * EPS
