@@ -157,7 +157,7 @@ def name_of(function: Callable, parameters: dict) -> str:
 def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
     """Enter what is done already into the ledger, leave out what has nothing to work on, return the rest."""
     twins = duplicates(items) if "source" in job.inputs else {}
-    todo, waiting, wanted = [], 0, asdict(job)
+    todo, waiting, wanted = [], set(), asdict(job)
     for item in items:
         facts = read_facts(item)
         if item.name in twins:
@@ -165,12 +165,15 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
         elif current(wanted, item, facts):
             ledger.enter(item, {"status": "kept", "record": facts[job.stage]})
         elif find_inputs(item, facts, job.inputs) is None:
-            waiting += 1
+            waiting.add(item.name)
         else:
             todo.append(item)
     if waiting:
-        say(f"{job.stage}: {waiting} items are left out, they lack {' or '.join(job.inputs)} from an earlier notebook")
-    say(f"{job.stage}: {len(items)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
+        ledger.names = [name for name in ledger.names if name not in waiting]
+        say(
+            f"{job.stage}: {len(waiting)} items are left out, they lack {' or '.join(job.inputs)} from an earlier notebook"
+        )
+    say(f"{job.stage}: {len(ledger.names)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
     return todo
 
 

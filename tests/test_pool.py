@@ -252,7 +252,8 @@ def test_a_later_stage_follows_the_earlier_one(work, tmp_path, capsys):
 
     run(items[:1])
     assert list(second().item) == [items[0].name]
-    assert "1 items are left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 items are left out" in told and "02_echo: 1 items, 0 kept, 1 to do" in told
     run(items)
     assert list(second().status) == ["kept", "done"]
     run(items, parameters={"suffix": "?"})
