@@ -170,9 +170,8 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
             todo.append(item)
     if waiting:
         ledger.names = [name for name in ledger.names if name not in waiting]
-        say(
-            f"{job.stage}: {len(waiting)} items are left out, they lack {' or '.join(job.inputs)} from an earlier notebook"
-        )
+        lack = f"they lack {' or '.join(job.inputs)} from an earlier notebook"
+        say(f"{job.stage}: {len(waiting)} items are left out, {lack}")
     say(f"{job.stage}: {len(ledger.names)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
     return todo
 
