@@ -11,6 +11,7 @@ import pandas as pd
 
 from lib import dino
 from lib.dataset import Item
+from lib.dino import choose  # noqa: F401 (the notebook's)
 
 MAPS = {"image": "_dinov2_features.npz", "depth": "_depth_features.npz", "normal": "_normal_features.npz"}
 
@@ -148,13 +149,6 @@ def describe(weights: str, seed: int) -> dict:
 def rows(entries) -> pd.DataFrame:
     """Names and values as a table's rows."""
     return pd.DataFrame([*entries.items()])
-
-
-def choose(device: str) -> str:
-    """ "auto" is the GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def cost(ledger: pd.DataFrame, jobs: int, corpus: int = 14_752) -> pd.DataFrame:

@@ -110,6 +110,7 @@ def surface(shapes: vae.VAE, z: torch.Tensor, depth: int) -> tuple[np.ndarray, n
 
 def tools(model: str | Path, device: str = "cpu") -> Tools:
     """The networks that the folder of a run of 06 names: what it was trained on is what it is used with."""
+    device = dino.choose(device)
     network, about = dit.load(model, device)
     made = about["features"]
     eyes = dino.load(made["weights"], made["seed"], device)

@@ -44,7 +44,8 @@ def train_dit(
     **options,  # see `learn`
 ) -> Result:
     """Train, validate, write model.safetensors and config.json. The same call goes on after any end."""
-    folder, options = Path(folder), options | {"fresh": fresh}
+    folder, device = Path(folder), dino.choose(options.get("device", "cpu"))
+    options |= {"fresh": fresh, "device": device}
     if processes > 1:
         launch("lib.train_dit", folder, {"items": [asdict(item) for item in items], "options": options}, processes)
         options["fresh"] = False  # it stands at its last step: what follows only writes the model
@@ -54,7 +55,7 @@ def train_dit(
     rows = pd.DataFrame(journal.read_curve(folder, "validation"))
     used = {name for part in parts.values() for name in part.names}
     aside = [{"item": item.name, "reason": pairs.LACKS} for item in items if item.name not in used]
-    numbers = facts(trained, parts, options["recipe"], options.get("device", "cpu"))
+    numbers = facts(trained, parts, options["recipe"], device)
     return Result(folder, numbers, rows, pd.DataFrame(aside, columns=["item", "reason"]))
 
 

@@ -57,7 +57,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def tools(made):
-    return generate.tools(made[0] / "06_train_dit")
+    return generate.tools(made[0] / "06_train_dit", "auto")
 
 
 def solid(V_and_F=None):
@@ -173,7 +173,7 @@ def test_other_eyes_than_those_of_the_training_are_refused(made, tmp_path, monke
     monkeypatch.setattr(generate.dino, "load", lambda *_: dino.make_random("random-tiny", 9))
     monkeypatch.setattr(torch.nn.Module, "fingerprint", "other", raising=False)
     with pytest.raises(ValueError, match="features of other weights"):
-        generate.tools(made[0] / "06_train_dit")
+        generate.tools(made[0] / "06_train_dit", "auto")
 
 
 def test_a_model_of_normal_maps_looks_at_the_features_of_normals(made, tools):
