@@ -103,6 +103,28 @@ def contact_sheet(
     return png(sheet, alt)
 
 
+def growth(folder: Path, items: list, alt: str, columns: int = 5) -> Image:
+    """How shapes took form while a model learned, a row each: <folder>/<item>_step_<n>.obj, then the truth."""
+    meshes, titles = [], []
+    for item in items:
+        made = sorted(folder.glob(f"{item.name}_step_*.obj"))
+        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int) if made else ():
+            meshes.append(mesh_or_reason(made[k]))
+            titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
+        if made:
+            meshes.append(mesh_or_reason(item.path("_normalized.obj")))
+            titles.append("\ntruth")
+    return contact_sheet(meshes, titles, columns, together=columns, alt=alt)
+
+
+def mesh_or_reason(path: Path) -> tuple | str:
+    """A mesh for a contact sheet, or why there is none."""
+    try:
+        return read(path)
+    except ValueError as error:
+        return f"nothing to see: {error}"
+
+
 def before_after(names: list[str], pairs: list[tuple], columns: int = 4, **view) -> Image:
     """A contact sheet of pairs of meshes, each pair side by side under its name and in one frame."""
     meshes = [mesh for pair in pairs for mesh in pair]

@@ -338,31 +338,12 @@ def curves(folder: str | Path):
         return chart.image(figure, "Loss, loss by time, and errors of unseen shapes, over the steps")
 
 
-def growth(result: Result, items: list[Item], columns: int = 5):
-    """Some unseen shapes as they were sampled along the way, a row each: the picture's mesh at the end."""
+def growth(result: Result, items: list[Item]):
+    """Some unseen shapes as they were sampled along the way, a row each, and the truth."""
     from lib import picture
 
-    rows: dict[str, list] = {}
-    for path in sorted(Path(result.folder, "samples").glob("*_step_*.obj")):
-        rows.setdefault(path.stem.rpartition("_step_")[0], []).append(path)
-    meshes, titles = [], []
-    for item in (item for item in items if item.name in rows):
-        made = rows[item.name]
-        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int):
-            meshes.append(shown(made[k]))
-            titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
-        meshes.append(shown(item.path("_normalized.obj")))
-        titles.append("\ntruth")
     alt = "Unseen shapes as they were sampled while the model learned, and the truth"
-    return picture.contact_sheet(meshes, titles, columns, together=columns, alt=alt)
-
-
-def shown(path: Path) -> tuple | str:
-    """A mesh for a contact sheet, or why there is none."""
-    try:
-        return mesh.read(path)
-    except ValueError as error:
-        return f"nothing to see: {error}"
+    return picture.growth(Path(result.folder, "samples"), items, alt)
 
 
 def digest(names: list[str]) -> str:

@@ -323,21 +323,10 @@ def curves(folder: str | Path):
         return chart.image(figure, "Loss by term, and scores of unseen shapes, over the steps")
 
 
-def growth(result: Result, items: list[Item], columns: int = 5):
-    """Some unseen shapes as the model reconstructed them along the way, a row each, and the truth."""
-    rows: dict[str, list] = {}
-    for path in sorted(Path(result.folder, "reconstructions").glob("*_step_*.obj")):
-        rows.setdefault(path.stem.rpartition("_step_")[0], []).append(path)
-    meshes, titles = [], []
-    for item in (item for item in items if item.name in rows):
-        made = rows[item.name]
-        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int):
-            meshes.append(shown(made[k]))
-            titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
-        meshes.append(shown(item.path("_normalized.obj")))
-        titles.append("\ntruth")
+def growth(result: Result, items: list[Item]):
+    """Some unseen shapes as they were reconstructed along the way, a row each, and the truth."""
     alt = "Unseen shapes as they were reconstructed while the model learned, and the truth"
-    return picture.contact_sheet(meshes, titles, columns, together=columns, alt=alt)
+    return picture.growth(result.folder / "reconstructions", items, alt)
 
 
 def worst(result: Result, items: list[Item], n: int = 8, columns: int = 4):
@@ -346,19 +335,11 @@ def worst(result: Result, items: list[Item], n: int = 8, columns: int = 4):
     meshes, titles = [], []
     for row in result.scores.head(n).itertuples():
         meshes += [
-            shown(place[row.item].path("_normalized.obj")),
-            shown(result.folder / "reconstructions" / f"{row.item}.obj"),
+            picture.mesh_or_reason(place[row.item].path("_normalized.obj")),
+            picture.mesh_or_reason(result.folder / "reconstructions" / f"{row.item}.obj"),
         ]
         titles += [f"{row.item}\ntruth", f"\nIoU {row.iou:.2f}, F(0.05) {row.f_05:.2f}"]
     return picture.contact_sheet(meshes, titles, columns, together=2, alt="The worst reconstructions beside the truth")
-
-
-def shown(path: Path) -> tuple | str:
-    """A mesh for a contact sheet, or why there is none."""
-    try:
-        return mesh.read(path)
-    except ValueError as error:
-        return f"nothing to see: {error}"
 
 
 if __name__ == "__main__":  # as a process of torchrun

@@ -11,6 +11,7 @@ import trimesh
 from PIL import Image as Pixels
 
 from lib import picture
+from lib.mesh import write
 
 PAPER = np.array([0xFA, 0xF9, 0xF6])
 LOUD = 0xE4, 0x00, 0x9B
@@ -225,3 +226,19 @@ def test_the_first_window_that_draws_is_taken(monkeypatch):
     probe = "import os; k = os.environ['VTK_DEFAULT_OPENGL_WINDOW']; 'EGL' in k and os.abort(); print('renderer:', k)"
     monkeypatch.setattr(picture, "PROBE", probe)
     assert picture.opengl.__wrapped__() == os.environ["VTK_DEFAULT_OPENGL_WINDOW"] == "vtkOSOpenGLRenderWindow"
+
+
+def test_growth_shows_each_shape_from_its_first_step_to_the_truth(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(picture, "contact_sheet", lambda meshes, titles, columns, **_: told.append((meshes, titles)))
+    truth = sphere(1.0)
+    for step in (0, 50, 100, 150, 1000):
+        write(tmp_path / f"ball_step_{step:09d}.obj", *sphere(0.5 + step / 2000))
+    (tmp_path / "ball_step_000000050.obj").write_text("no mesh")
+    write(tmp_path / "truth.obj", *truth)
+    items = [SimpleNamespace(name=name, path=lambda suffix: tmp_path / "truth.obj") for name in ("none", "ball")]
+    picture.growth(tmp_path, items, "how it grew", columns=4)
+    [(meshes, titles)] = told
+    assert titles == ["ball\nstep 0", "\nstep 100", "\nstep 1,000", "\ntruth"]
+    assert [round(float(np.abs(V).max()), 3) for V, _ in meshes] == [0.5, 0.55, 1.0, 1.0]
+    assert picture.mesh_or_reason(tmp_path / "ball_step_000000050.obj").startswith("nothing to see: ")
