@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,6 +16,7 @@ import numpy as np
 import pandas
 
 from lib import camera, field, mesh, paint, picture, view
+from lib.clock import Clock
 from lib.dataset import Claims, read_facts
 from lib.view import cloud, contact_sheet, disagreement, opened
 
@@ -351,17 +351,3 @@ def depths(rows, dataset: str, resolution: int) -> pandas.DataFrame:
         row = {"item": name, "points": len(P), "step": told["depth_scale"], "median, steps": np.median(far)}
         table.append(row | {"99% below, steps": np.percentile(far, 99), "most, steps": far.max()})
     return pandas.DataFrame(table)
-
-
-# -- time -------------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds between calls, under the names given."""
-
-    def __init__(self):
-        self.seconds, self.last = {}, time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"seconds_{name}"], self.last = round(now - self.last, 3), now

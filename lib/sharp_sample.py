@@ -1,7 +1,6 @@
 """Points on sharp edges, on the surface and near it, with signed distance: what Dora-VAE learns from."""
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -9,6 +8,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from lib import contour, field, mesh, winding
+from lib.clock import Clock
 from lib.dataset import BOX
 
 VERSION = 2  # far labels in half precision are as exact as that
@@ -26,25 +26,24 @@ def sharp_sample(item, **parameters) -> dict:
     The parameters are those of `checked`.
     """
     parameters = checked(**parameters)
-    clock = [time.perf_counter()]
+    clock = Clock()
     source = item.path("_normalized.obj")
     V, F = mesh.read(source)
     if np.abs(V).max() > BOX:
         raise ValueError(f"{source} reaches {np.abs(V).max():.4g}; wanted [-1, 1]. Run 01_watertight on it again.")
-    clock.append(time.perf_counter())
+    clock("read")
     points, facts = sample(V, F, **parameters)
-    clock.append(time.perf_counter())
+    clock("sample")
     arrays = label(V, F, points, parameters["precision"], parameters["uniform"])
-    clock.append(time.perf_counter())
+    clock("label")
     with item.writing("_sample_points.npz") as path:
         np.savez(path, **arrays)
     with item.writing("_sharp_sample.ply") as path:
         write_points(path, points["fps_sharp_surface"][:, 0])
-    clock.append(time.perf_counter())
+    clock("write")
     facts |= judge(V, F, arrays, parameters["uniform"])
     facts["bytes"] = sum(output["size"] for output in item.written.values())
-    steps = zip(("read", "sample", "label", "write"), np.diff(clock).round(3), strict=True)
-    return facts | {f"seconds_{name}": float(seconds) for name, seconds in steps}
+    return facts | clock.seconds
 
 
 def checked(

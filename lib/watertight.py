@@ -1,6 +1,5 @@
 """Close a mesh, so that inside and outside are defined: on the source where it is thick, walls where it is thin."""
 
-import time
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,6 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from lib import contour, field, mesh, outside, wall, winding
+from lib.clock import Clock
 
 VERSION = 7  # raised when the same parameters come to give other files
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
@@ -39,38 +39,38 @@ def close(
     wanted = get_args(Holes), get_args(Remesh)
     if holes not in wanted[0] or remesh not in wanted[1]:
         raise ValueError(f"holes is {holes!r} and remesh {remesh!r}; wanted one of {wanted[0]} and one of {wanted[1]}")
-    watch = Watch()
+    clock = Clock()
     V, F = merge(V, F)
     came = {f"{name}_in": value for name, value in topology(V, F).items() if name in ("faces", "parts", "watertight")}
     if remesh == "auto" and came["watertight_in"] and is_solid(V, F):
-        watch("prepare")
+        clock("prepare")
         facts = PASSED_ON | judge(field.prepare(V, F), V, F, resolution)
     else:
-        V, F, facts = remake(V, F, resolution, holes, watch)
+        V, F, facts = remake(V, F, resolution, holes, clock)
     if not facts["watertight_out"]:
         raise RuntimeError("what was closed came out open or no 2-manifold, a bug of 01's: keep the mesh and report it")
     facts["hollow"] = bool(facts["volume"] < 1.1 * facts["area"] * 2 / resolution)  # all wall
-    return V, F, came | facts | watch.seconds
+    return V, F, came | facts | clock.seconds
 
 
-def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, watch: "Watch"):
+def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clock):
     """The surface made anew, from the signs of the corners of a sparse grid: V, F and facts."""
     h, eps = field.spacing(resolution), 2 / resolution
     shift = SHIFT * h
     V = V + shift
     surface = field.prepare(V, F)
-    watch("prepare")
+    clock("prepare")
     grid = outside.band(surface, resolution)
-    watch("band")
+    clock("band")
 
     # Step 1: who is outside. A flood that stays eps off the source, then back to the source by sight.
     out = outside.push_back(grid)
-    watch("outside")
+    clock("outside")
 
     # Step 2: how far off the source the surface must lie where the source is thin.
     offset = wall.offsets(grid, out)
     two_sided, is_thin = (float((offset[out] > least).mean()) if out.any() else 0.0 for least in (0.99 * eps, 0))
-    watch("walls")
+    clock("walls")
 
     # Step 3: solids with a large hole are closed, which turns their inside from outside to inside.
     pieces = winding.holed_solids(V, F, 1.5 * h) if holes == "close" and two_sided > 0.005 else []
@@ -78,16 +78,16 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, watch: "Wa
     if pieces:
         grid, out, offset, cap = outside.fill(grid, out, offset, V, pieces)
         offset = np.minimum(offset, wall.offsets(grid, out, offset > 0))
-    watch("holes")
+    clock("holes")
 
     # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
     keys, values, walled = wall.signed(grid, out, offset, cap)
     walled = keys[walled]
     keys, values, turned = contour.repair(keys, values, grid.flood)
-    watch("repair")
+    clock("repair")
     walled = field.find(walled, keys) >= 0
     V_new, F_new, moved = contour.dual(surface, keys, values, walled, resolution)
-    watch("extract")
+    clock("extract")
 
     # Step 5: how good it is, where the source is seen from outside.
     P, N, _ = winding.sample(V, F, winding.SAMPLES)
@@ -95,7 +95,7 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, watch: "Wa
     facts = {"remeshed": True, "two_sided": two_sided, "thin": is_thin, "caps": len(pieces), "turned": turned}
     facts |= {"on_source": float(moved.mean()), "missed": 0.0}
     facts |= judge(surface, V_new, F_new, resolution, P[seen])
-    watch("measure")
+    clock("measure")
     return V_new - shift, F_new, facts
 
 
@@ -180,14 +180,3 @@ def beyond(V: np.ndarray, F: np.ndarray, P: np.ndarray, reach: float) -> np.ndar
         some = F[near[F].any(1)]
         far[far] = field.closest(field.prepare(V, some), P[far])[0] > reach if len(some) else True
     return far
-
-
-class Watch:
-    """Seconds between calls, under the names given."""
-
-    def __init__(self):
-        self.seconds, self.last = {}, time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"seconds_{name}"], self.last = round(now - self.last, 3), now
