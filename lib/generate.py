@@ -131,16 +131,20 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
     if image:
         where = Path(image).expanduser()
         paths = sorted(p for p in where.iterdir() if p.is_file()) if where.is_dir() else [where]
-        return [Asked(path.stem, cutout.frame(cutout.read(path), made["share"]), None) for path in paths[:most]]
+        return [
+            Asked(path.stem, cutout.frame(cutout.read(path), made["share"]), None) for path in paths[: most or None]
+        ]
     parts = splits([item.name for item in items], items[0].dataset)
     unseen = [item for item in items if parts[item.name] != "train"]
     found = []
     for item in unseen:
+        if most and len(found) == most:
+            break
         number = view if view >= 0 else ABOVE * len(list(Path(item.folder).glob(f"{item.stem}_view_*_image.png")))
         stem = f"_view_{int(number):03d}"
         path, seen = item.path(f"{stem}_image.png"), item.path(f"{stem}_{made['map']}_features.npz")
         seen = None if made["map"] == "image" else seen
-        if path.exists() and (seen is None or seen.exists()) and len(found) < most:
+        if path.exists() and (seen is None or seen.exists()):
             with Image.open(path) as shown:
                 found.append(Asked(f"{item.name}{stem}", shown.convert("RGBA"), item, seen))
     if not found:

@@ -69,6 +69,7 @@ def solid(V_and_F=None):
 def test_views_of_unseen_meshes_become_meshes(made, tools, tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "surface", solid())
     asked = generate.pictures("", made[1], tools.about)
+    assert [len(generate.pictures("", made[1], tools.about, most)) for most in (0, 1)] == [len(asked), 1]
     assert [one.name for one in asked] == ["box_002_dd_view_000", "ball_001_ee_view_000"], "none of train"
     table = generate.generate(asked, tools, tmp_path, steps=2, samples=2)
     assert list(table["name"]) == [f"{one.name}{tail}" for one in asked for tail in ("", "_2")]
@@ -121,6 +122,7 @@ def test_a_file_or_a_folder_of_pictures(made, tools, tmp_path):
         tools.about["features"]["share"], abs=0.01
     ), "framed as the views are"
     assert [one.name for one in generate.pictures(str(tmp_path), [], tools.about)] == ["cat", "dog"]
+    assert [len(generate.pictures(str(tmp_path), [], tools.about, most)) for most in (0, 1, 2)] == [2, 1, 2]
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         generate.pictures(str(tmp_path / "none.png"), [], tools.about)
 

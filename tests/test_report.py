@@ -282,6 +282,7 @@ def test_explorer_leaves_a_still_picture_in_batch(closed, sheets, monkeypatch):
 def test_explorer_turns_the_mesh_and_keeps_a_picture_for_viewers_without_widgets(closed, sheets, monkeypatch):
     import ipywidgets
 
+    ipywidgets.Widget.close_all()  # those of other tests
     shown = []
     monkeypatch.delenv("LIB_BATCH", raising=False)
     monkeypatch.setattr(report, "display", lambda bundle, raw: shown.append(bundle))

@@ -39,11 +39,20 @@ def test_it_runs_from_meshes_to_a_page_and_again_and_says_what_was_bad(tmp_path)
     assert set(pool.read_ledger(run / "01_watertight.csv").status) == {"done"}
 
     (tmp_path / "meshes" / "broken.stl").write_text("solid no more")
-    second = subprocess.run(command(tmp_path, "-plimit=0"), cwd=ROOT, capture_output=True, text=True)
+    options = "--only", "01_watertight", "-p01_watertight.limit=0"
+    second = subprocess.run(command(tmp_path, *options), cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == 3, second.stdout + second.stderr
     ledger = pool.read_ledger(run / "01_watertight.csv")
     assert sorted(ledger.status) == ["kept", "kept", "kept", "quarantined"]
     assert "broken_" in (run / "index.html").read_text()
+
+
+MADE = {  # of each stage that works on items, what a person might delete
+    "01_watertight": "_normalized.obj",
+    "02_sharp_sample": "_sample_points.npz",
+    "03_render": "_views.json",
+    "04_features": "_view_000_dinov2_features.npz",
+}
 
 
 def facts(folder: Path) -> dict[str, int]:
@@ -53,22 +62,23 @@ def facts(folder: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_killed_twenty_times_its_tree_is_that_of_an_undisturbed_run(tmp_path):
     shapes.make(tmp_path / "meshes", 24)
-    options = ("-plimit=0", "-presolution=64")
-    subprocess.run(command(tmp_path, *options, tree="undisturbed"), cwd=ROOT, check=True, capture_output=True)
+    options = ("-plimit=0", "-presolution=64", "--only")
+    subprocess.run(command(tmp_path, *options, *MADE, tree="undisturbed"), cwd=ROOT, check=True, capture_output=True)
     moment, kills = random.Random(0), 0
-    for _ in range(20):
-        before = facts(tmp_path)
-        process = subprocess.Popen(command(tmp_path, *options), cwd=ROOT, stdout=subprocess.DEVNULL)
-        while process.poll() is None and facts(tmp_path) == before:  # until it has changed something
-            time.sleep(0.05)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5 * moment.random())
-        kills += process.poll() is None
-        process.kill()
-        process.wait()
-        done = sorted((tmp_path / "tree").glob("*/*/*_normalized.obj"))
-        for path in moment.sample(done, len(done) // 2):  # else the last kills find nothing to disturb
-            path.unlink()
+    for name, suffix in MADE.items():
+        for _ in range(5):
+            before = facts(tmp_path)
+            process = subprocess.Popen(command(tmp_path, *options, name), cwd=ROOT, stdout=subprocess.DEVNULL)
+            while process.poll() is None and facts(tmp_path) == before:  # until it has changed something
+                time.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5 * moment.random())
+            kills += process.poll() is None
+            process.kill()
+            process.wait()
+            done = sorted((tmp_path / "tree").glob(f"*/*/*{suffix}"))
+            for path in moment.sample(done, len(done) // 2):  # else the last kills find nothing to disturb
+                path.unlink()
+        subprocess.run(command(tmp_path, *options, name), cwd=ROOT, check=True, capture_output=True)
     assert kills >= 15
-    subprocess.run(command(tmp_path, *options), cwd=ROOT, check=True, capture_output=True)
     assert files(tmp_path / "tree") == files(tmp_path / "undisturbed")

@@ -21,6 +21,7 @@ def test_libraries_are_told_how_many_threads_a_worker_may_have(tmp_path, monkeyp
     monkeypatch.setenv("LP_NUM_THREADS", "7")  # what the user says goes
     monkeypatch.delenv("IGL_NUM_THREADS", raising=False)
     handle = worker.Worker(tmp_path / "log", threads=3)
+    handle.start({"function": "math:sqrt", "dataset": str(tmp_path), "memory": 0})  # until then it may have none yet
     told = handle.usage.environ()
     handle.usage.kill()
     handle.end()
