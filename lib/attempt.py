@@ -7,6 +7,7 @@ claim, its own faults and its own facts. Between yields a stage runs in any thre
 
 import contextlib
 import errno
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -14,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import sysconfig
 import time
 import traceback
@@ -198,11 +198,11 @@ def resolve(name: str) -> Callable:
     return getattr(importlib.import_module(module), function)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Of what this process has really loaded."""
-    packages, loaded = {"igl": "libigl", "skimage": "scikit-image"}, {"python": platform.python_version()}
+    """Of all that a stage may use here: what this process has loaded depends on the items before, and says less."""
+    packages, found = {"igl": "libigl", "skimage": "scikit-image"}, {"python": platform.python_version()}
     for name in PACKAGES:
-        if name in sys.modules:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
-                loaded[name] = importlib.metadata.version(packages.get(name, name))
-    return loaded
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # we may run from a bare checkout
+            found[name] = importlib.metadata.version(packages.get(name, name))
+    return found

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,19 @@ def probe(code: str, word: str, setting: dict | None = None) -> str:
     return ""
 
 
+def engine() -> Callable:
+    """What draws one mesh here: OpenGL, or else rays; RuntimeError where embree is not installed either."""
+    try:
+        opengl()
+        return draw
+    except RuntimeError as error:
+        try:
+            import embreex  # noqa: F401
+        except ImportError:
+            raise error from None
+        return cast
+
+
 # -- sheets -----------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +96,7 @@ def contact_sheet(
     from PIL import Image as Pixels
 
     try:
-        opengl()
+        drawn = engine()
     except RuntimeError as error:
         return placard(str(error))
     meshes = [[mesh] if isinstance(mesh, tuple) else mesh for mesh in meshes]
@@ -99,7 +112,7 @@ def contact_sheet(
             continue
         group = meshes[k - k % together :][:together]
         camera = aim([part[0] for other in group if not isinstance(other, str) for part in other], turn, tilt)
-        sheet.paste(draw(mesh, camera, side - 2 * gap, edges), (x, y + head))
+        sheet.paste(drawn(mesh, camera, side - 2 * gap, edges), (x, y + head))
     return png(sheet, alt)
 
 
@@ -205,6 +218,7 @@ def draw(parts: list, camera: list, side: int, edges: bool = False):
     import pyvista
     from PIL import Image as Pixels
 
+    check(parts)
     plotter = canvas()
     plotter.clear_actors()
     finer = 3 if side < WIDTH / 3 else 2  # drawn larger, then reduced: smooth edges
@@ -212,8 +226,6 @@ def draw(parts: list, camera: list, side: int, edges: bool = False):
     position, focus, up = camera
     unit = np.linalg.norm(position - focus) * np.tan(np.radians(LENS / 2))  # one size for all: shades have a radius
     for V, F, *paint in parts:
-        if len(F) == 0 or F.min() < 0 or F.max() >= len(V):
-            raise ValueError(f"faces need indices from 0 to {len(V) - 1}, these have none or others")  # VTK would crash
         surface = pyvista.PolyData.from_regular_faces(((V - focus) / unit).astype(np.float32), F)
         shade = {"ambient": 0.3, "diffuse": 0.85, "reset_camera": False, "render": False}
         front = looks(surface, *paint) | {"show_edges": edges, "edge_color": GREY, "edge_opacity": 0.5}
@@ -223,6 +235,44 @@ def draw(parts: list, camera: list, side: int, edges: bool = False):
     plotter.renderer.ResetCameraClippingRange()
     plotter.render()
     return Pixels.fromarray(plotter.screenshot(return_img=True)).reduce(finer)
+
+
+def cast(parts: list, camera: list, side: int, edges: bool = False):
+    """The same by rays and in 03's light, for where there is no OpenGL; edges and soft shade are left out."""
+    from PIL import Image as Pixels
+    from PIL import ImageColor
+
+    from lib import field, paint
+
+    check(parts)
+    skin = paint.skin([(V, F, CLAY if not look or look[0] is None else look[0]) for V, F, *look in parts])
+    position, focus, up = camera
+    back = (position - focus) / np.linalg.norm(position - focus)
+    axes = np.stack([np.cross(up, back), up, back])  # (3, 3), rows: to the right, upwards, to the viewer
+    unit = np.linalg.norm(position - focus)
+    V = ((skin.V - focus) / unit) @ axes.T  # (n, 3) as the camera sees it, which stands at (0, 0, 1)
+    finer = 2 * side
+    plane = (np.arange(finer) + 0.5 - side) / side * np.tan(np.radians(LENS / 2))
+    right, down = (grid.ravel() for grid in np.meshgrid(plane, plane))
+    D = np.stack([right, -down, np.full(finer**2, -1.0)], 1)  # (p, 3)
+    depth, face = field.hits(field.prepare(V, skin.F, rays_only=True), np.tile([0.0, 0.0, 1.0], (len(D), 1)), D)
+    seen = np.flatnonzero(face >= 0)
+    face, D, P = face[seen], D[seen], np.array([0, 0, 1]) + depth[seen, None] * D[seen]
+    weights = paint.barycentric(paint.gradients(V, skin.F)[face], P)
+    N, C = paint.look(skin, paint.levels(skin, side / np.tan(np.radians(LENS / 2)) / unit), face, weights)
+    N = N @ axes.T
+    behind = (paint.flat(V, skin.F)[0][face] * D).sum(1) > 0
+    N[behind], C[behind] = -N[behind], ImageColor.getrgb(ACCENT)
+    pixels = np.full((finer**2, 3), ImageColor.getrgb(PAPER), np.uint8)
+    pixels[seen] = paint.lit(C, N / np.maximum(np.linalg.norm(N, axis=1, keepdims=True), 1e-9))
+    return Pixels.fromarray(pixels.reshape(finer, finer, 3)).reduce(2)
+
+
+def check(parts: list) -> None:
+    """What native code would crash over."""
+    for V, F, *_ in parts:
+        if len(F) == 0 or F.min() < 0 or F.max() >= len(V):
+            raise ValueError(f"faces need indices from 0 to {len(V) - 1}, these have none or others")
 
 
 def looks(surface, paint=None) -> dict:

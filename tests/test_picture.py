@@ -17,12 +17,25 @@ PAPER = np.array([0xFA, 0xF9, 0xF6])
 LOUD = 0xE4, 0x00, 0x9B
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def opengl():
     try:
         return picture.opengl()
     except RuntimeError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(params=["opengl", "rays"])
+def engine(request, monkeypatch):
+    """Whatever draws, pictures show the same."""
+    if request.param == "rays":
+        monkeypatch.setattr(picture, "opengl", no_opengl)
+    else:
+        request.getfixturevalue("opengl")
+
+
+def no_opengl():
+    raise RuntimeError(picture.NO_OPENGL)
 
 
 def pixels(image) -> np.ndarray:
@@ -58,7 +71,7 @@ SQUARE = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]), np.array([[
 # -- sheets -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_mesh_is_drawn_in_its_cell_in_its_colour(opengl):
+def test_each_mesh_is_drawn_in_its_cell_in_its_colour(engine):
     V, F = sphere()
     points, faces = (np.tile(np.uint8([20, 40, 220]), (len(k), 1)) for k in (V, F))
     red, by_point, by_face, clay, gone, *empty = row([(V, F, "red"), (V, F, points), (V, F, faces), (V, F), "gone"])
@@ -70,7 +83,7 @@ def test_each_mesh_is_drawn_in_its_cell_in_its_colour(opengl):
     assert not any(inked(cell).any() for cell in empty)
 
 
-def test_a_texture_stands_upright_and_is_not_mirrored(opengl):
+def test_a_texture_stands_upright_and_is_not_mirrored(engine):
     V, F = SQUARE
     image = np.uint8([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 0]]]).repeat(8, 0).repeat(8, 1)
     (cell, *_) = row([(V, F, ((V[:, :2] + 1) / 2, image))], turn=0, tilt=0)
@@ -78,13 +91,13 @@ def test_a_texture_stands_upright_and_is_not_mirrored(opengl):
     assert np.array_equal(quarters, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
 
 
-def test_parts_of_a_mesh_are_one_mesh(opengl):
+def test_parts_of_a_mesh_are_one_mesh(engine):
     V, F = SQUARE
     (cell, *_) = row([[(V - [1, 0, 0], F, "red"), (V - [-1, 0, 0], F, "blue")]], turn=0, tilt=0)
     assert cell[71, 30].argmax() == 0 and cell[71, 110].argmax() == 2
 
 
-def test_faces_seen_from_behind_are_loud(opengl):
+def test_faces_seen_from_behind_are_loud(engine):
     V, F = sphere()
     open_ = F[V[F].mean(1)[:, 1] < 0.5]  # its lid is off
     meshes = [(V, F), (V, open_), (V, F[:, ::-1]), (V, F[:, ::-1], "green")]
@@ -94,7 +107,7 @@ def test_faces_seen_from_behind_are_loud(opengl):
     assert loud(flipped) > 0.9 * inked(flipped).sum() and loud(coloured) > 0.9 * inked(coloured).sum()
 
 
-def test_neighbours_share_a_camera_only_if_they_are_together(opengl):
+def test_neighbours_share_a_camera_only_if_they_are_together(engine):
     meshes = [sphere(1.0), sphere(0.5)]
     large, small = row(meshes, together=2)[:2]
     assert inked(small).sum() == pytest.approx(inked(large).sum() / 4, rel=0.1)
@@ -116,7 +129,7 @@ def test_before_and_after_stand_under_one_name(monkeypatch):
 
 
 @pytest.mark.parametrize(("turn", "tilt"), [(0, 0), (35, 20), (200, -60)])
-def test_the_camera_has_all_in_view_and_comes_close(opengl, turn, tilt):
+def test_the_camera_has_all_in_view_and_comes_close(engine, turn, tilt):
     box = trimesh.creation.box((2, 0.3, 1))
     box.apply_scale(1e-3)
     box.apply_translation((5, -3, 1))  # small and far away, as scans are
@@ -126,7 +139,7 @@ def test_the_camera_has_all_in_view_and_comes_close(opengl, turn, tilt):
     assert max(np.ptp(rows), np.ptp(columns)) > 0.85 * 284
 
 
-def test_the_camera_turns_around_the_upright_axis(opengl):
+def test_the_camera_turns_around_the_upright_axis(engine):
     V, F = sphere()
     sides = [(0.2 * V + at, F, paint) for at, paint in (((1, 0, 0), "red"), ((0, 1, 0), "lime"), ((0, 0, 1), "blue"))]
     front, right, above = (row([sides], turn=turn, tilt=tilt)[0] for turn, tilt in ((0, 0), (90, 0), (0, 85)))
@@ -140,7 +153,7 @@ def test_the_camera_turns_around_the_upright_axis(opengl):
     assert place(above, 2)[1] > place(above, 0)[1] + 30
 
 
-def test_faces_without_vertices_are_refused_before_vtk_crashes(opengl):
+def test_faces_without_vertices_are_refused_before_vtk_crashes(engine):
     with pytest.raises(ValueError, match="indices from 0 to 2"):
         row([(np.eye(3), np.array([[0, 1, 7]]))])
 
@@ -215,6 +228,7 @@ def test_without_opengl_there_is_a_message_that_names_the_package(monkeypatch):
     monkeypatch.setattr(picture, "opengl", picture.opengl.__wrapped__)  # ask again
     with pytest.raises(RuntimeError, match=r"No OpenGL.*libegl1"):
         picture.opengl()
+    monkeypatch.setitem(sys.modules, "embreex", None)  # nor rays
     image = picture.contact_sheet([SQUARE], ["square"])
     assert "libegl1" in image.alt and inked(pixels(image)).any()
 
