@@ -5,6 +5,7 @@ import itertools
 import zlib
 from pathlib import Path
 
+import joblib
 import numpy as np
 import trimesh
 from trimesh.transformations import translation_matrix
@@ -446,24 +447,28 @@ def make(folder, count=24, seed=0):
     """Write `count` meshes, each the same whatever the count; returns their paths. See `fault` for the broken ones."""
     if count < 1:
         raise ValueError(f"count is {count}: ask for at least one shape")
-    folder, paths = Path(folder), []
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        number, k = divmod(index, len(FAMILIES))
-        family = FAMILIES[k].__name__
-        rng = np.random.default_rng([seed, zlib.crc32(family.encode()), number])
-        parts = [(mesh, paint) for paint, *meshes in FAMILIES[k](rng) for mesh in meshes]
-        turn, rest = divmod(k + 5 * number, 4)  # one in four is broken, and every family in every way
-        how = tuple(FAULTS)[turn % 3] if rest == 3 else ""
-        if not how and not all(mesh.is_watertight for mesh, _ in parts):
-            how = "sheet"
-        printed = any(isinstance(paint, tuple) for _, paint in parts)  # colours of vertices cannot show it
-        plain = ".stl" if family in ("gear", "bracket") else ".glb" if printed else ".ply"
-        suffix = (".glb", ".glb", ".obj", ".glb", plain)[(k + number) % 5]
-        name = "_".join(filter(None, [family, f"{number:03d}", how]))
-        paths.append(folder / (name + suffix))
-        write(paths[-1], broken(standing(painted(parts, name)), how, rng))
-    return paths
+    parallel = joblib.Parallel(-1 if count > 48 else 1)  # a few are made before the first process has started
+    return parallel(joblib.delayed(make_one)(folder, index, seed) for index in range(count))
+
+
+def make_one(folder, index, seed):
+    """Write the mesh of this number; returns its path."""
+    number, k = divmod(index, len(FAMILIES))
+    family = FAMILIES[k].__name__
+    rng = np.random.default_rng([seed, zlib.crc32(family.encode()), number])
+    parts = [(mesh, paint) for paint, *meshes in FAMILIES[k](rng) for mesh in meshes]
+    turn, rest = divmod(k + 5 * number, 4)  # one in four is broken, and every family in every way
+    how = tuple(FAULTS)[turn % 3] if rest == 3 else ""
+    if not how and not all(mesh.is_watertight for mesh, _ in parts):
+        how = "sheet"
+    printed = any(isinstance(paint, tuple) for _, paint in parts)  # colours of vertices cannot show it
+    plain = ".stl" if family in ("gear", "bracket") else ".glb" if printed else ".ply"
+    suffix = (".glb", ".glb", ".obj", ".glb", plain)[(k + number) % 5]
+    path = folder / ("_".join(filter(None, [family, f"{number:03d}", how])) + suffix)
+    write(path, broken(standing(painted(parts, path.stem)), how, rng))
+    return path
 
 
 if __name__ == "__main__":
