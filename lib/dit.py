@@ -159,8 +159,13 @@ class Attention(nn.Module):
             linear(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, W / H)
             for linear, y in ((self.q, x), (self.k, context), (self.v, context))
         )
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = normed(self.q_norm, q), normed(self.k_norm, k)
         return self.out(nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, T, W)
+
+
+def normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """In the precision of x: the fast kernel wants the weight in it too."""
+    return nnf.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

