@@ -84,11 +84,11 @@ class DiT(nn.Module):
         context, whole = self.condition(features, keep)  # (B, P, W), (B, W)
         time = self.time_in(fourier(t)) + whole  # (B, W)
         c = self.modulation(time).view(len(x), 6, -1)  # (B, 6, W)
-        x = self.token_in(x)  # (B, T, W)
+        x = self.token_in(x)  # (B, T, W), and on a GPU half precision from here to the end
         if self.place is not None:
-            x = x + self.place[:n]
+            x = x + self.place[:n].to(x.dtype)
         if self.branch is not None:
-            x = x + self.branch.repeat_interleave(n // len(self.branch), 0)
+            x = x + self.branch.repeat_interleave(n // len(self.branch), 0).to(x.dtype)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, c, context, use_reentrant=False)
@@ -138,7 +138,8 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, width))  # what this block adds to the shared modulation
 
     def forward(self, x: Tensor, c: Tensor, context: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (c + self.table).unsqueeze(2).unbind(1)  # each (B, 1, W)
+        c = (c + self.table).to(x.dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = c.unsqueeze(2).unbind(1)  # each (B, 1, W)
         y = modulated(x, shift1, scale1)
         x = x + gate1 * self.attn_self(y, y)
         x = x + self.attn_cross(self.cross_norm(x), context)
@@ -156,11 +157,19 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q, k, v = (
-            linear(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, W / H)
-            for linear, y in ((self.q, x), (self.k, context), (self.v, context))
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, W / H)
+            for y in (
+                together(x, self.q, self.k, self.v) if x is context else (self.q(x), *together(context, self.k, self.v))
+            )
         )
         q, k = normed(self.q_norm, q), normed(self.k_norm, k)
         return self.out(nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, T, W)
+
+
+def together(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """Several linears of one x as one product, which is faster than several small ones."""
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    return nnf.linear(x, weight, bias).chunk(len(linears), -1)
 
 
 def normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:

@@ -52,8 +52,15 @@ def provenance() -> dict:
         "cores": joblib.cpu_count(),  # those we may use: affinity and container limits count
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": nvidia.splitlines(),  # the driver's word, so that torch need not be imported
-        "packages": {name: importlib.metadata.version(name) for name in sorted(asked)},
+        "packages": {name: version(name) for name in sorted(asked)},
     }
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a machine that only trains needs no VTK and no JupyterLab
+        return "not installed"
 
 
 def cpu() -> str:
