@@ -96,16 +96,9 @@ def network(where: str, device: str) -> vae.VAE:
     return vae.load(where, device)
 
 
-def weights_file(where: str) -> Path:
-    """The file that holds the VAE's numbers."""
-    path = Path(where).expanduser()
-    path = path if path.exists() else weights.download(where)
-    return weights.inside(path) if path.is_dir() else path
-
-
 @functools.lru_cache(4)
 def fingerprint(where: str) -> str:
-    return sha256(weights_file(where))
+    return sha256(weights.file_of(where))
 
 
 def describe(where: str, device: str) -> dict:
@@ -120,6 +113,7 @@ def describe(where: str, device: str) -> dict:
         "tokens": model.config["tokens"],
         "channels": model.channels,
         "ordered": model.ordered,
+        "ancestors": model.config.get("ancestors", []),
         "clip": model.config["clip"],
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "CPU",
     }
@@ -157,7 +151,7 @@ def statistics(items: list[Item], about: dict, tokens: list) -> dict:
             "std": np.sqrt(np.maximum(second - first**2, 1e-12)).tolist(),
         }
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
-    stats |= {name: about[name] for name in ("channels", "ordered")} | {"count": len(train)}
+    stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
     write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), json.dumps(stats, indent=1))
     return stats

@@ -134,9 +134,9 @@ def make(train: Pairs, about: dict, size: str, start: str) -> dit.DiT:
 
 
 def same_vae(about: dict, before: dict, start: str) -> None:
-    """A network knows the latents of one VAE, and the features of one DINOv2."""
+    """A network knows the latents of one VAE, or of one that began as it, and the features of one DINOv2."""
     for what, key in (("latents", "sha256"), ("features", "fingerprint")):
-        if about[what][key] != before[what][key]:
+        if before[what][key] not in (about[what][key], *about[what].get("ancestors", [])):
             raise ValueError(
                 f"start = {start!r} was trained on {what} of another network ({before[what][key][:12]}, here "
                 f"{about[what][key][:12]}). Start from a run on the same, or from scratch with start = ''."

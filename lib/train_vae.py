@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lib import chart, loop, mesh, picture, points, score, vae
-from lib.dataset import Item, find_inputs, read_facts, splits, writing
+from lib import chart, loop, mesh, picture, points, score, vae, weights
+from lib.dataset import Item, find_inputs, read_facts, sha256, splits, writing
 from lib.decode import decode
 from lib.journal import read_curve
 from lib.place import launch
@@ -150,6 +150,8 @@ def begin(size: str, network: dict, start: str) -> nn.Module:
     ]
     if different:
         raise ValueError(f"start = {start!r}: {'; '.join(different)}. Ask for what it is, or start from scratch.")
+    # so that what learned the latents of an earlier resolution may go on with this one's, see lib.train_dit.same_vae
+    model.config["ancestors"] = [sha256(weights.file_of(start)), *model.config.get("ancestors", [])]
     return model
 
 

@@ -38,11 +38,7 @@ def write(folder: str | Path, state: dict[str, torch.Tensor], config: dict) -> N
 
 def read(where: str | Path, strangers: bool = False) -> tuple[dict[str, torch.Tensor], dict | None]:
     """Tensors by name, and the config where there is one."""
-    path = Path(where).expanduser()
-    if not path.exists():
-        path = download(str(where))
-    if path.is_dir():
-        path = inside(path)
+    path = file_of(where)
     config = path.parent / CONFIG
     tensors = read_pickle_free(path) if path.suffix == ".safetensors" else read_checkpoint(path, strangers)
     if not tensors:
@@ -59,6 +55,13 @@ def inside(folder: Path) -> Path:
         names = ", ".join(path.name for path in found) or "no file of weights"
         raise ValueError(f"{folder} has {names}. Wanted {MODEL} (with {CONFIG}); or give the path of one file.")
     return found[0]
+
+
+def file_of(where: str | Path) -> Path:
+    """The file that holds the numbers."""
+    path = Path(where).expanduser()
+    path = path if path.exists() else download(str(where))
+    return inside(path) if path.is_dir() else path
 
 
 def read_config(path: Path) -> dict:

@@ -215,6 +215,14 @@ def test_a_start_on_foreign_latents_or_features_is_refused(tmp_path, what, key):
         run(tmp_path / "a", said=about(**{what: {key: "other"}}))
 
 
+def test_a_start_on_latents_of_the_vae_that_this_one_began_as_is_taken(tmp_path):
+    run(tmp_path / "a")
+    finer = about(latents={"sha256": "v2", "ancestors": ["v1", "v0"]})
+    run(tmp_path / "b", said=finer, options={"start": str(tmp_path / "a")})
+    with pytest.raises(ValueError, match="was trained on latents of another network"):  # there is no way back
+        run(tmp_path / "c", options={"start": str(tmp_path / "b")})
+
+
 def test_what_is_written_is_enough_to_use_it(tmp_path):
     run(tmp_path, said=about(latents={"vae": "no/where"}))
     model, told = dit.load(tmp_path)
