@@ -238,6 +238,13 @@ def split(name: str) -> str:
     return "train" if part < 0.8 else "val" if part < 0.9 else "test"
 
 
+def kept_unseen(items: list[Item]) -> list[Item]:
+    """Those of val and test, mixed: the first few of them are not all of one folder or kind."""
+    parts = splits([item.name for item in items], items[0].dataset) if items else {}
+    kept = [item for item in items if parts[item.name] != "train"]
+    return sorted(kept, key=lambda item: hashlib.sha256(item.name.encode()).digest())
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 

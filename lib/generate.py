@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from lib import cutout, dino, dit, memory, mesh, picture, score, vae
-from lib.dataset import Item, splits, writing
+from lib.dataset import Item, kept_unseen, splits, writing
 from lib.decode import decode
 from lib.pairs import SUFFIXES
 
@@ -134,10 +134,8 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
         return [
             Asked(path.stem, cutout.frame(cutout.read(path), made["share"]), None) for path in paths[: most or None]
         ]
-    parts = splits([item.name for item in items], items[0].dataset)
-    unseen = [item for item in items if parts[item.name] != "train"]
-    found = []
-    for item in unseen:
+    found, held_out = [], kept_unseen(items)
+    for item in held_out:
         if most and len(found) == most:
             break
         number = view if view >= 0 else ABOVE * len(list(Path(item.folder).glob(f"{item.stem}_view_*_image.png")))
@@ -149,7 +147,7 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
                 found.append(Asked(f"{item.name}{stem}", shown.convert("RGBA"), item, seen))
     if not found:
         which = f"view {view}" if view >= 0 else "views"
-        raise ValueError(f"none of {len(unseen)} unseen meshes has {which}. Run 03_render, or give image = a file.")
+        raise ValueError(f"none of {len(held_out)} unseen meshes has {which}. Run 03_render, or give image = a file.")
     return found
 
 
@@ -167,7 +165,8 @@ def judge(made: pd.DataFrame, asked: list[Asked], items: list[Item], tools: Tool
     points = functools.cache(lambda item: sampled(*mesh.read(item.path("_normalized.obj")), rng))
     nearest = nearest_by_features(known, train, tools)
     names = made[made["sample"] == 0].set_index("picture")["name"]
-    rows = []
+    order, rows = rng.permutation(len(known)), []
+    after = dict(zip(order, np.roll(order, 1), strict=True))
     for number, one in enumerate(known):
         truth = points(one.item)
         family = [item for item in train if family_of(item.name) == family_of(one.item.name)]
@@ -176,7 +175,7 @@ def judge(made: pd.DataFrame, asked: list[Asked], items: list[Item], tools: Tool
             "the VAE's own": own(one.item, tools, rng),
             "nearest by features": points(nearest[number]) if nearest else None,
             "same family": points(family[int(rng.integers(len(family)))]) if family else None,
-            "another unseen": points(known[number - 1].item),
+            "a random unseen": points(known[after[number]].item),
             "itself again": sampled(*mesh.read(one.item.path("_normalized.obj")), rng),
         }
         scores = {name: nothing_is_zero(P, truth) for name, P in stand_ins.items()}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lib import chart, loop, mesh, picture, points, score, vae, weights
-from lib.dataset import Item, find_inputs, read_facts, sha256, splits, writing
+from lib.dataset import Item, find_inputs, kept_unseen, read_facts, sha256, splits, writing
 from lib.decode import decode
 from lib.journal import read_curve
 from lib.place import launch
@@ -182,18 +182,14 @@ def divide(items: list[Item]) -> tuple[list[Item], list[Item], pd.DataFrame]:
             usable.append(item)
     part = splits([item.name for item in usable], items[0].dataset) if items else {}
     train = [item for item in usable if part[item.name] == "train"]
-    held_out = [item for item in usable if part[item.name] != "train"]
+    held_out = kept_unseen(usable)
     if not train or not held_out:
         where = f"{items[0].dataset} at {items[0].resolution}" if items else "no items"
         raise ValueError(
             f"{where}: {len(train)} shapes to learn from and {len(held_out)} to validate with, of {len(items)}; wanted "
             "some of both. Run 02_sharp_sample on more shapes, or move some in <dataset>/split.json."
         )
-    return (
-        train,
-        sorted(held_out, key=lambda item: hashlib.sha256(item.name.encode()).digest()),
-        pd.DataFrame(aside, columns=["item", "reason"]),
-    )
+    return train, held_out, pd.DataFrame(aside, columns=["item", "reason"])
 
 
 def samples(item: Item) -> tuple[Path, int]:

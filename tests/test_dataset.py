@@ -366,3 +366,10 @@ def test_a_claim_excludes_others_and_dies_with_its_holder(tmp_path):
         holder.wait()
         assert claims.take("chair", wait=True)
     assert os.listdir(tmp_path) == [".claims"] and (tmp_path / ".claims").stat().st_size == 0
+
+
+def test_what_is_kept_unseen_is_val_and_test_mixed(tmp_path):
+    items = [Item(f"{family}_{k:08x}", "", "", str(tmp_path), 64) for family in ("apple", "pear") for k in range(200)]
+    found = [item.name for item in dataset.kept_unseen(items)]
+    assert set(found) == {item.name for item in items if dataset.split(item.name) != "train"}
+    assert {name.split("_")[0] for name in found[:10]} == {"apple", "pear"} and dataset.kept_unseen([]) == []

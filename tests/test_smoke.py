@@ -1,6 +1,7 @@
 """The smoke experiment as a person runs it: once, again, with a bad mesh among the good, and killed twenty times."""
 
 import contextlib
+import json
 import random
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from test_pool import files
 
-from lib import pool, shapes
+from lib import dataset, pool, shapes
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [name for name in yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) if name[0].isdigit()]
@@ -45,6 +46,31 @@ def test_it_runs_from_meshes_to_a_page_and_again_and_says_what_was_bad(tmp_path)
     ledger = pool.read_ledger(run / "01_watertight.csv")
     assert sorted(ledger.status) == ["kept", "kept", "kept", "quarantined"]
     assert "broken_" in (run / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_finer_resolution_with_more_tokens_goes_on_from_a_coarser_one(tmp_path):
+    shapes.make(tmp_path / "meshes", 12)
+
+    def street(name: str, *options: str) -> subprocess.CompletedProcess:
+        folder = f"-prun={tmp_path / name}"
+        words = command(tmp_path, "-plimit=0", folder, *options)
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+    stages = [name for name in SECTIONS if name != "07_generate"]
+    coarse = street("coarse", "--only", *stages)
+    assert coarse.returncode == 0, coarse.stdout + coarse.stderr
+    start = {name: f"-p{name}.start={tmp_path / 'coarse' / name}" for name in ("11_train_vae", "06_train_dit")}
+    more = ["-presolution=64", "-p11_train_vae.tokens=[16, 32]", "-p05_latents.tokens=[16, 32]"]
+    fine = street("fine", *more, *start.values(), "-p06_train_dit.tokens=32", "--only", *stages)
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    began = json.loads((tmp_path / "fine" / "11_train_vae" / "config.json").read_text())["ancestors"]
+    assert began == [dataset.sha256(tmp_path / "coarse" / "11_train_vae" / "model.safetensors")]
+    made = {path.name for path in (tmp_path / "tree").glob("car_000*/*/*_latent_sample*.npy")}
+    assert {name.split("_")[0] for name in made} == {"32", "64"} and len(made) == 3  # of 64 in two lengths
+
+    other = street("other", *more, start["06_train_dit"], "--only", "11_train_vae", "05_latents", "06_train_dit")
+    assert other.returncode == 1 and "was trained on latents of another network" in other.stdout
 
 
 MADE = {  # of each stage that works on items, what a person might delete
