@@ -23,6 +23,7 @@ ORIGIN = 1024  # added to every index, so that corners outside the box have posi
 STEPS = np.array([1 << 2 * BITS, 1 << BITS, 1])  # to the next corner along x, y, z
 CHUNK = 1 << 20  # queries at once: bounds the memory of their arguments
 HALF = 2.0**-12  # by which share of itself a number may change when it is rounded to half precision
+ASKEW = np.array([0.5257, 0.3249, 0.7863])  # a direction along which nothing is built
 
 # -- keys -------------------------------------------------------------------------------------------------------------
 
@@ -115,8 +116,33 @@ def signed_distance(surface: Surface, P: np.ndarray, beyond: float = np.inf) -> 
     height[slanted] = (offset[slanted] * pseudonormals(surface, face[slanted], point[slanted])).sum(1)
     signed[rest] = np.where(height < 0, distance, -distance)
     unsorted = np.empty(len(P))
-    unsorted[order] = signed
+    unsorted[order] = np.where(missigned(surface, P, signed), -signed, signed)
     return unsorted
+
+
+def missigned(surface: Surface, P: np.ndarray, signed: np.ndarray) -> np.ndarray:
+    """Which of these distances (n,) of points (n, 3) have the wrong sign.
+
+    A face that lies folded over its neighbours, or a sliver that a ray just misses, tells the wrong side to all points
+    that ask it, wherever they are. Without this, one artist's mesh in twenty had hundreds of 200,000 signs wrong, up to
+    1 from the surface. So another face is asked too, the first along ASKEW; where both differ, the winding number
+    decides. It costs a sixth more.
+    """
+    wrong = np.zeros(len(P), bool)
+    doubt = np.flatnonzero(np.abs(signed) > 1e-5)  # nearer than that, single precision cannot tell
+    doubt = doubt[look_out(surface, P[doubt], np.broadcast_to(ASKEW, (len(doubt), 3)))[1] != (signed[doubt] > 0)]
+    if len(doubt):
+        inside = igl.fast_winding_number(surface.V, surface.F, np.ascontiguousarray(P[doubt])) > 0.5
+        wrong[doubt] = inside != (signed[doubt] > 0)
+    return wrong
+
+
+def look_out(surface: Surface, O: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First face (n,) on each ray O + t * D (n, 3), -1 = none, and whether the ray leaves the mesh there."""
+    V, F = surface.V, surface.F
+    face = hits(surface, O, D)[1]
+    facing = (np.cross(*(V[F[face, k]] - V[F[face, 0]] for k in (1, 2))) * D).sum(1)
+    return face, (face >= 0) & (facing > 0)
 
 
 def far_distance(surface: Surface, P: np.ndarray, beyond: float) -> np.ndarray:
@@ -135,11 +161,9 @@ def far_distance(surface: Surface, P: np.ndarray, beyond: float) -> np.ndarray:
     far = np.flatnonzero((reach**2 / 4 < HALF * squared) & (squared > beyond**2 + reach**2))
     face_of = np.zeros(len(V), np.int64)
     face_of[F.ravel()] = np.repeat(np.arange(len(F)), 3)
-    D = V[F[face_of[vertex[far]]]].mean(1) - P[far]
-    face = hits(surface, P[far], D)[1]
-    facing = (np.cross(*(V[F[face, k]] - V[F[face, 0]] for k in (1, 2))) * D).sum(1)
+    face, inside = look_out(surface, P[far], V[F[face_of[vertex[far]]]].mean(1) - P[far])
     distance = np.sqrt(squared[far] - reach**2 / 2)
-    signed[far] = np.where(face < 0, np.nan, np.where(facing > 0, distance, -distance))
+    signed[far] = np.where(face < 0, np.nan, np.where(inside, distance, -distance))
     return signed
 
 
