@@ -28,7 +28,8 @@ def closed_shapes(folder: Path) -> list[Path]:
     """Two of the built-in shapes, closed at 256 as 01 does it."""
     shapes.make(folder / "shapes", 3)
     found = []
-    for source in sorted((folder / "shapes").rglob("*.*"))[:2]:
+    sources = [path for path in sorted((folder / "shapes").rglob("*.*")) if path.suffix in mesh.SUFFIXES]
+    for source in sources[:2]:
         V, F = mesh.read(source)
         found.append(folder / f"{source.stem}_normalized.obj")
         mesh.write(found[-1], *watertight.close(mesh.normalise(V)[0], F, 256)[:2])
