@@ -23,6 +23,9 @@ ORIGIN = 1024  # added to every index, so that corners outside the box have posi
 STEPS = np.array([1 << 2 * BITS, 1 << BITS, 1])  # to the next corner along x, y, z
 CHUNK = 1 << 20  # queries at once: bounds the memory of their arguments
 HALF = 2.0**-12  # by which share of itself a number may change when it is rounded to half precision
+ASKEW = np.array(  # directions along which nothing is built
+    [[0.53, 0.32, 0.79], [-0.61, 0.47, -0.64], [0.35, -0.81, 0.47], [-0.29, 0.57, 0.77], [0.71, 0.38, -0.59]]
+)
 
 # -- keys -------------------------------------------------------------------------------------------------------------
 
@@ -104,43 +107,67 @@ def signed_distance(surface: Surface, P: np.ndarray, beyond: float = np.inf) -> 
     Near the surface that is three times as fast as in random order, far from it twice.
     """
     order = np.argsort(morton(P))
-    P = P[order]
-    signed = far_distance(surface, P, beyond) if np.isfinite(beyond) else np.full(len(P), np.nan)
-    rest = np.flatnonzero(np.isnan(signed))
-    distance, face, point = closest(surface, P[rest])
-    offset = P[rest] - point
-    N = igl.per_face_normals(surface.V, surface.F, np.zeros(3))
-    height = (offset * N[face]).sum(1)
-    slanted = np.flatnonzero(np.abs(height) < 0.9999 * distance)  # closest to an edge or a corner
-    height[slanted] = (offset[slanted] * pseudonormals(surface, face[slanted], point[slanted])).sum(1)
-    signed[rest] = np.where(height < 0, distance, -distance)
-    unsorted = np.empty(len(P))
-    unsorted[order] = signed
-    return unsorted
+    P = np.ascontiguousarray(P[order], np.float64)
+    distance = far_distance(surface, P, beyond) if np.isfinite(beyond) else np.full(len(P), np.nan)
+    rest = np.isnan(distance)
+    distance[rest], face, point = closest(surface, P[rest])
+    signed = np.empty(len(P))
+    signed[order] = np.where(inside(surface, P, distance, rest, face, point), distance, -distance)
+    return signed
+
+
+def inside(surface: Surface, P, distance, rest, face, point) -> np.ndarray:
+    """Whether points (n, 3) are enclosed; of the `rest` the closest face and point are known.
+
+    The closest face is wrong behind a spike, and so is one that lies folded over its neighbours, for all points that
+    ask it: of 200 artists' meshes nine had hundreds of signs wrong, up to 1 from the surface. The first one that a ray
+    meets is as fallible, but elsewhere: where these two differ three more rays vote.
+    """
+    N, within, near = igl.per_face_normals(surface.V, surface.F, np.zeros(3)), np.empty(len(P), bool), P[rest]
+    before = ((near - point) * N[face]).sum(1) < 0
+    doubt = (votes(surface, N, near, ASKEW[:1]) > 0) != before
+    doubt &= distance[rest] > 1e-5  # nearer than that, rays of single precision know nothing
+    before[doubt] = votes(surface, N, near[doubt], ASKEW[1:4]) > 1
+    within[rest], within[~rest] = before, together(surface, N, P[~rest], distance[~rest])
+    return within
+
+
+def together(surface: Surface, N: np.ndarray, P: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """The same for points (n, 3) in an order in which most are nearer to the one before than that is to the surface.
+
+    Such two are on one side, as the ball about the one has no surface in it; so rays from one in sixteen vote for all.
+    """
+    first = np.ones(len(P), bool)  # of each run of such points
+    first[1:] = np.linalg.norm(np.diff(P, axis=0), axis=1) > 0.99 * distance[:-1]
+    run = np.cumsum(first) - 1
+    asked = np.flatnonzero((np.arange(len(P)) - np.flatnonzero(first)[run]) % 16 == 0)
+    return (np.bincount(run[asked], votes(surface, N, P[asked], ASKEW) - len(ASKEW) / 2) > 0)[run]
+
+
+def votes(surface: Surface, N: np.ndarray, P: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """How many rays (n,) from each P (n, 3) first meet a face from behind; N (m, 3) are the faces' normals."""
+    count = np.zeros(len(P), int)
+    for D in directions:
+        behind = np.r_[N @ D > 0, False]  # face -1 is none
+        for part, face in rays(surface, P, np.broadcast_to(D, P.shape), 1e37, {}):
+            count[part] += behind[face]
+    return count
 
 
 def far_distance(surface: Surface, P: np.ndarray, beyond: float) -> np.ndarray:
-    """Signed distance (n,) by the nearest vertex, off by at most HALF of itself; nan nearer and where it would be more.
+    """Distance (n,) by the nearest vertex, off by at most HALF of itself; nan nearer and where it would be more.
 
     No point of the mesh is farther than r from a vertex: if that is v away, the mesh is between sqrt(v^2 - r^2) and v.
     A tree of vertices answers three to five times as fast as one of triangles, since far away many triangles are about
-    as near. Inside or outside is what the first face on the way to that vertex's face says.
+    as near.
     """
     V, F = surface.V, surface.F
     reach = covering_radius(V, F)
     tree, alone = igl.AABB(), np.arange(len(V))[:, None]
     tree.init(V, alone)
-    squared, vertex, _ = tree.squared_distance(V, alone, np.ascontiguousarray(P))
-    signed = np.full(len(P), np.nan)
-    far = np.flatnonzero((reach**2 / 4 < HALF * squared) & (squared > beyond**2 + reach**2))
-    face_of = np.zeros(len(V), np.int64)
-    face_of[F.ravel()] = np.repeat(np.arange(len(F)), 3)
-    D = V[F[face_of[vertex[far]]]].mean(1) - P[far]
-    face = hits(surface, P[far], D)[1]
-    facing = (np.cross(*(V[F[face, k]] - V[F[face, 0]] for k in (1, 2))) * D).sum(1)
-    distance = np.sqrt(squared[far] - reach**2 / 2)
-    signed[far] = np.where(face < 0, np.nan, np.where(facing > 0, distance, -distance))
-    return signed
+    squared, _, _ = tree.squared_distance(V, alone, P)
+    far = (reach**2 / 4 < HALF * squared) & (squared > beyond**2 + reach**2)
+    return np.where(far, np.sqrt(np.maximum(squared - reach**2 / 2, 0)), np.nan)
 
 
 def covering_radius(V: np.ndarray, F: np.ndarray) -> float:
@@ -160,29 +187,6 @@ def morton(P: np.ndarray) -> np.ndarray:
     for shift, mask in ((16, 0x30000FF), (8, 0x300F00F), (4, 0x30C30C3), (2, 0x9249249)):
         cells = (cells | cells << shift) & mask
     return cells @ np.array([4, 2, 1])
-
-
-def pseudonormals(surface: Surface, face: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Directions (n, 3) that tell the two sides of a closed mesh apart, at points (n, 3) of its faces (n,).
-
-    Inside a face its normal, on an edge the sum of both faces' normals, at a corner the sum of all, each by its angle
-    (Baerentzen and Aanaes 2005): behind a spike the normal of the closest face alone would be wrong.
-    """
-    V, F = surface.V, surface.F
-    A, B, C = V[F[face]].swapaxes(0, 1)
-    n = np.cross(B - A, C - A)
-    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-300)
-    size = np.maximum((np.cross(B - A, C - A) * n).sum(1), 1e-300)
-    share = np.stack([(np.cross(q - p, point - p) * n).sum(1) / size for p, q in ((B, C), (C, A), (A, B))], -1)
-    absent = share < 1e-6  # (n, 3)
-    edge, corner = absent.sum(1) == 1, absent.sum(1) > 1
-    if edge.any():
-        by_edge, _, edge_of = igl.per_edge_normals(V, F, igl.PER_EDGE_NORMALS_WEIGHTING_TYPE_UNIFORM)
-        n[edge] = by_edge[edge_of[face[edge] + len(F) * absent[edge].argmax(1)]]
-    if corner.any():
-        by_corner = igl.per_vertex_normals(V, F, igl.PER_VERTEX_NORMALS_WEIGHTING_TYPE_ANGLE)
-        n[corner] = by_corner[F[face[corner], share[corner].argmax(1)]]
-    return n
 
 
 def nearest(V: np.ndarray, elements: np.ndarray, P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

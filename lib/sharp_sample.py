@@ -11,7 +11,7 @@ from lib import contour, field, mesh, winding
 from lib.clock import Clock
 from lib.dataset import BOX
 
-VERSION = 2  # far labels in half precision are as exact as that
+VERSION = 3  # no sign hangs on one face
 Precision = Literal["float16", "float32"]
 FAR = 0.25  # half precision rounds labels beyond this by 1e-4 and more
 THIN = 1e-6  # height of a face below which its normal means nothing: coordinates have seven decimals

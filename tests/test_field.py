@@ -162,6 +162,22 @@ def test_signed_distance_behind_spikes_and_in_notches_has_the_sign_of_the_windin
     assert ((signed > 0) != alone).mean() > 0.001  # the normal of the closest face alone would be wrong here
 
 
+@pytest.mark.parametrize("beyond", [np.inf, 0.25])
+def test_a_face_folded_over_its_neighbours_turns_no_sign(beyond):
+    m = trimesh.creation.icosphere(subdivisions=5)
+    V = np.array(m.vertices)
+    for k in range(700, 4000, 160):  # corners pushed over a neighbour and beyond: still one closed mesh
+        V[k] += 2 * (V[m.vertex_neighbors[k][0]] - V[k])
+    P = np.random.default_rng(0).uniform(-1.6, 1.6, (20000, 3))
+    radius = np.linalg.norm(P, axis=1)
+    P, inside = P[np.abs(radius - 1) > 0.03], (radius < 1)[np.abs(radius - 1) > 0.03]
+    surface = field.prepare(V, m.faces)
+    assert ((field.signed_distance(surface, P, beyond) > 0) == inside).all()
+    _, face, point = field.closest(surface, P)
+    N = trimesh.Trimesh(V, m.faces, process=False).face_normals
+    assert ((((P - point) * N[face]).sum(1) < 0) != inside).sum() > 20  # by the closest face alone
+
+
 @pytest.mark.parametrize("beyond", [0.0, 0.25, 1.0])
 def test_far_distances_are_as_exact_as_half_precision_and_near_ones_exact(beyond):
     m = trimesh.creation.torus(0.6, 0.3, major_sections=300, minor_sections=150)

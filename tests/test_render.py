@@ -149,12 +149,24 @@ def test_a_box_as_large_as_the_datasets_is_not_cut_off(engine):
 
 
 def test_two_renders_are_equal_to_the_byte(engine):
-    first, second = (draw(*pot(), engine, shading="smooth") for _ in range(2))
+    def whole():
+        drawn = draw(*pot(), engine, shading="smooth")
+        render.draw_images(drawn, paint.skin([(*pot(), "gold")]), LENS, POSES, engine)
+        return drawn
+
+    first, second = whole(), whole()
     draw(*ball(), engine)  # and what was drawn before does not matter
-    third = draw(*pot(), engine, shading="smooth")
-    for name in ("depth", "normal"):
+    third = whole()
+    for name in view.MAPS:
         for a, b, c in zip(first, second, third, strict=True):
             assert view.png(a[name]) == view.png(b[name]) == view.png(c[name])
+
+
+def test_one_plotter_draws_all_meshes_and_keeps_only_the_last(opengl):
+    plotter = render.canvas()[0]
+    for shape in (ball, pot, corners):
+        draw(*shape(), render.by_opengl)
+        assert render.canvas()[0] is plotter and len(plotter.actors) == 1
 
 
 def test_engines_agree(opengl):

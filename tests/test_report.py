@@ -101,12 +101,12 @@ def test_totals_are_exact(ledger):
             "seconds an item, 90% below": 9.1,
             "seconds an item, most": 10,
             "peak memory, GiB": 1.0,
-            "items an hour": 2 * 3600 / (70 / 13),
-            "hours for 14,752 meshes on this machine": 14752 * (70 / 13) / 2 / 3600,
+            "items a second": 2 / (70 / 13),
+            "days for 14,752 meshes on this machine": 14752 * (70 / 13) / 2 / 86400,
         }
     )
-    sizes = report.totals(ledger.assign(bytes=3 * 2**20), jobs=2)
-    assert sizes["MiB an item"] == 3 and sizes["GiB for 14,752 meshes"] == pytest.approx(14752 * 3 / 1024)
+    sizes = report.totals(ledger.assign(bytes=3e6), jobs=2)
+    assert sizes["MB an item"] == 3 and sizes["TB for 14,752 meshes"] == pytest.approx(14752 * 3e6 / 1e12)
     assert "<td" in report.summary(ledger).data and ">5.5<" in report.summary(ledger).data
 
 

@@ -17,6 +17,16 @@ def test_a_worker_that_dies_between_items_is_noticed_and_put_away(tmp_path, monk
     assert not handle.usable()
 
 
+def test_a_worker_that_has_grown_by_a_gib_gets_no_more_items(tmp_path, monkeypatch):
+    handle = worker.Worker(tmp_path / "log", threads=1)
+    handle.start({"function": "math:sqrt", "dataset": str(tmp_path), "memory": 0})
+    for gib, usable in ((0.4, True), (1.3, True), (1.5, False)):
+        monkeypatch.setattr(handle, "gib", lambda gib=gib: gib)
+        assert handle.usable() == usable
+    handle.usage.kill()
+    handle.end()
+
+
 def test_libraries_are_told_how_many_threads_a_worker_may_have(tmp_path, monkeypatch):
     monkeypatch.setenv("LP_NUM_THREADS", "7")  # what the user says goes
     monkeypatch.delenv("IGL_NUM_THREADS", raising=False)
