@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from lib import cutout, dino, dit, memory, mesh, picture, score, vae
-from lib.dataset import Item, kept_unseen, splits, writing
+from lib.dataset import Item, kept_unseen, read_facts, splits, writing
 from lib.decode import decode
 from lib.pairs import SUFFIXES
 
@@ -161,7 +161,7 @@ def judge(made: pd.DataFrame, asked: list[Asked], items: list[Item], tools: Tool
     if not known:
         return pd.DataFrame()
     parts = splits([item.name for item in items], items[0].dataset)
-    train = [item for item in items if parts[item.name] == "train" and has_latents(item)]
+    train = [item for item in items if parts[item.name] == "train" and has_latents(item, tools)]
     points = functools.cache(lambda item: sampled(*mesh.read(item.path("_normalized.obj")), rng))
     nearest = nearest_by_features(known, train, tools)
     names = made[made["sample"] == 0].set_index("picture")["name"]
@@ -196,13 +196,15 @@ def nothing_is_zero(P: np.ndarray | None, truth: np.ndarray) -> float:
     return float("nan") if P is None else score.f_score(P, truth, 0.05)
 
 
-def has_latents(item: Item) -> bool:
-    return item.path("_latent_sample.npy").exists()
+def has_latents(item: Item, tools: Tools) -> bool:
+    """Of the VAE that is at work here: 05 may have been run again with another one."""
+    made = read_facts(item).get("05_latents", {}).get("parameters", {})
+    return made.get("sha256") == tools.about["latents"]["sha256"] and item.path("_latent_sample.npy").exists()
 
 
 def own(item: Item, tools: Tools, rng: np.random.Generator) -> np.ndarray | None:
     """What the VAE makes of the shape's own latents: no generation can be expected to be better."""
-    if not has_latents(item):
+    if not has_latents(item, tools):
         return None
     tokens, longest = (tools.about["latents"][name] for name in ("tokens", "longest"))
     tail = "" if tokens == longest else f"_{tokens}"

@@ -19,15 +19,15 @@ from torch.utils.checkpoint import checkpoint
 from lib import weights
 from lib.anchors import farthest, match, places, take
 
-SMALLER = {"anchors": "fixed", "anchored": True, "qk_norm": True, "clip": 0.05}
+SMALLER = {"anchored": True, "qk_norm": True, "clip": 0.05}
 SIZES = {
     "tiny": {
         **{"width": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "channels": 16, "frequencies": 6},
-        **{"tokens": 32, **SMALLER},
+        **{"tokens": 64, **SMALLER, "anchors": "matched"},
     },
     "small": {
         **{"width": 384, "heads": 6, "encoder_layers": 4, "decoder_layers": 8, "channels": 32, "frequencies": 8},
-        **{"tokens": 512, **SMALLER, "clip": 0.03},
+        **{"tokens": 512, **SMALLER, "anchors": "fixed", "clip": 0.03},
     },
     "dora": {
         **{"width": 768, "heads": 12, "encoder_layers": 8, "decoder_layers": 16, "channels": 64, "frequencies": 8},

@@ -381,7 +381,7 @@ def test_a_sample_has_the_mean_and_the_spread_of_its_posterior():
         (lambda: vae.build("tiny", clip=0), "clip = 0; wanted a distance above 0"),
         (lambda: network().encode(cloud(), cloud()[..., :3]), "sharp is (2, 128, 3); wanted (shapes, points, 6)"),
         (lambda: network().encode(cloud(), cloud()[:, :0]), "takes points of its surface there too"),
-        (lambda: network().decode(torch.zeros(1, 4, 19)), "latents of 19 channels came; this VAE's have 16"),
+        (lambda: network().decode(torch.zeros(1, 4, 16)), "latents of 16 channels came; this VAE's have 19"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 7), "tokens = 7; wanted an even number"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 512), "at most twice the points: 128 of the"),
     ],
@@ -405,7 +405,7 @@ def test_every_kind_of_anchors_saves_and_loads_to_the_bit(anchors, tmp_path):
         for one, other in zip(
             network_.encode(cloud(), cloud(seed=1)), again.encode(cloud(), cloud(seed=1)), strict=True
         ):
-            assert torch.equal(one, other) and one.shape == (2, 32, network_.channels)
+            assert torch.equal(one, other) and one.shape == (2, 64, network_.channels)
 
 
 @pytest.fixture
