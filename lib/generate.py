@@ -90,7 +90,9 @@ def write(one: Asked, k: int, z: torch.Tensor, tools: Tools, folder: Path, depth
                 mesh.write(beside, V, F)
         with writing(folder / f"{name}.png") as beside:
             one.picture.save(beside, "png")
-    except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ValueError) and not memory.is_out(error):
+            raise
         return {"name": name, "reason": str(error)}
     cost = {"seconds_mesh": time.perf_counter() - began, "faces": len(F)} | memory.peaks(z.device)
     return {"name": name, "reason": "", **cost}

@@ -174,11 +174,12 @@ def field(model: vae.VAE, z: np.ndarray, device: str):
 
 def surface(model: vae.VAE, z: np.ndarray, depth: int, exact: bool, device: str) -> tuple[tuple, dict]:
     """From latents to a mesh (V, F) on the CPU, and facts; out of memory is a fact too."""
-    memory.reset_peak(device)
     start = time.perf_counter()
     try:
         V, F, facts = decode(field(model, z, device), depth, exact=exact, clip=model.config["clip"], device=device)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_out(error):
+            raise
         return (np.zeros((0, 3)), np.zeros((0, 3), int)), {"depth": depth, "result": f"out of memory: {error}"[:200]}
     facts |= {"seconds": time.perf_counter() - start, "result": "whole" if len(F) else "no surface"}
     return (V.cpu().numpy(), F.cpu().numpy()), facts
@@ -204,6 +205,7 @@ def costs(
 ) -> tuple[pd.DataFrame, dict]:
     """Each of these shapes decoded at each depth, and at the least from each length: rows of facts, and the meshes."""
     model, found, meshes = network(where, device), [], {}
+    warm_up(model, device)
     for name in rows["item"]:
         item = Item(name, "", "", str(dataset), resolution)
         for length in sorted(tokens, reverse=True):
@@ -212,8 +214,21 @@ def costs(
             for depth in depths if not tail else [min(depths)]:
                 (V, F), facts = surface(model, z, depth, exact, device)
                 found.append({"item": name, "tokens": length, **facts, **(errors(V, F, item) if len(F) else {})})
-                meshes[name, length, depth] = (V, F) if len(F) <= DRAWN else f"{len(F):,} faces, too many to draw"
+                meshes[name, length, depth] = drawable(V, F, facts)
     return pd.DataFrame(found), meshes
+
+
+def warm_up(model: vae.VAE, device: str) -> None:
+    """What a GPU loads and chooses at first belongs to no depth."""
+    z = np.zeros((2, model.channels), np.float32)
+    surface(model, z, 1, False, device)
+
+
+def drawable(V: np.ndarray, F: np.ndarray, facts: dict) -> tuple | str:
+    """A mesh as pictures take it, or why there is none."""
+    if facts["result"] != "whole":
+        return facts["result"]
+    return (V, F) if len(F) <= DRAWN else f"{len(F):,} faces, too many to draw"
 
 
 def by_depth(found: pd.DataFrame) -> pd.DataFrame:
@@ -263,9 +278,8 @@ def pictures(rows: pd.DataFrame, meshes: dict, dataset: str, resolution: int, de
         titles.append(f"{name}\nthe shape")
         for depth in depths:
             made = meshes[name, tokens, depth]
-            drawable = not isinstance(made, str) and len(made[1])
-            shown.append(made if drawable else "no surface" if not isinstance(made, str) else made)
-            titles.append(f"depth {depth}\n{len(made[1]):,} faces" if drawable else f"depth {depth}\n")
+            shown.append(made)
+            titles.append(f"depth {depth}\n" + ("" if isinstance(made, str) else f"{len(made[1]):,} faces"))
     alt = f"Shapes and what their latents decode to at depth {', '.join(map(str, depths))}"
     return picture.contact_sheet(shown, titles, 1 + len(depths), together=1 + len(depths), alt=alt, **view)
 

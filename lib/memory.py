@@ -26,6 +26,12 @@ def container_left() -> int:
     return 2**62
 
 
+def is_out(error: Exception) -> bool:
+    """Is this error one of too little memory? torch has a class of its own for it on a GPU, and there not always."""
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def reset_peak(device="cpu") -> None:
     """Let the peaks begin anew (the process's on Linux only), so that what comes next has its own."""
     with contextlib.suppress(OSError):

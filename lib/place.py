@@ -1,5 +1,6 @@
 """This process among those that torchrun started, its device, and how it is asked to stop."""
 
+import atexit
 import json
 import os
 import signal
@@ -37,6 +38,7 @@ class Place:
             torch.cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if on_gpu else "gloo")
+            atexit.register(distributed.destroy_process_group)  # its threads would end the process by an abort
         return cls(distributed.get_rank(), world, torch.device(device))
 
     @property

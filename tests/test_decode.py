@@ -329,7 +329,7 @@ def test_a_field_that_crosses_everywhere_is_still_right():
 
 
 def test_more_surface_than_memory_is_refused_with_a_reason(monkeypatch):
-    monkeypatch.setattr(decode.memory, "free", lambda device: 400 * 50_000)
+    monkeypatch.setattr(decode.memory, "free", lambda device: decode.CELL_BYTES * 50_000)
     with pytest.raises(MemoryError, match=r"depth 7: over [\d,]+ corners near the surface(.|\n)*trained"):
         decode.decode(noise, 7)
 

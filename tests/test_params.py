@@ -6,6 +6,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from lib import params
 
+ROOT = Path(__file__).parent.parent
+
 PARAMETERS = """
 # where things are
 meshes = "data/meshes"  # folder of meshes
@@ -226,3 +228,9 @@ def test_only_picks_sections_in_the_files_order():
     assert params.choose(["03_c", "01_a"], sections) == ["01_a", "03_c"]
     with pytest.raises(ValueError, match="Did you mean"):
         params.choose(["02_bb"], sections)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_names_only_what_its_notebooks_have(path):
+    run, sections = params.resolve(path, [])
+    assert run.name == path.stem and "07_generate" in sections
