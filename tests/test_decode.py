@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import decode
+from lib import decode, vae
 from lib.dataset import BOX
 
 BOTH = pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
@@ -210,6 +210,17 @@ def test_thin_parts_that_hang_on_a_body_are_followed_to_their_end(thickness):
 
 
 @BOTH
+@pytest.mark.parametrize("thickness", [1.2, 2.2])
+def test_a_sheet_that_hangs_on_nothing_is_found_whole(thickness, exact):
+    h = 2 * BOX / 128
+    field = clipped(union(ball(0.15, (0.8, 0.8, 0.8)), box((0.8, 0.7, thickness * h / 2), turn=0.6)), 0.05)
+    V, F, _ = decode.decode(field, 7, exact=exact, clip=0.05)
+    V2, F2, _ = decode.dense(field, 7)
+    assert sound(V, F)[2] == 4 or thickness < 2  # it is thinner than a cell's diagonal, and any grid sees holes in it
+    assert torch.equal(V, V2) and torch.equal(F, F2)
+
+
+@BOTH
 def test_a_cavity_is_found_like_a_piece(exact):
     field = clipped(lambda X: torch.minimum(ball(0.8)(X), -ball(0.1, (0.2, 0.1, 0.3))(X)), 0.05)
     volume, _, euler = sound(*decode.decode(field, 7, exact=exact, clip=0.05)[:2])
@@ -326,6 +337,23 @@ def test_a_field_that_crosses_everywhere_is_still_right():
     V2, F2, _ = decode.dense(untrained, 6)
     assert torch.equal(V, V2) and torch.equal(F, F2) and facts["cut"]
     sound(V, F)
+
+
+@BOTH
+def test_a_network_that_was_never_trained_has_closed_surfaces_and_exact_all_of_them(exact):
+    torch.manual_seed(0)
+    model = vae.build("tiny").eval().requires_grad_(False)
+    context = model.decode(torch.randn(1, 64, model.channels))
+
+    def field(X):
+        return model.query(context, X[None])[0] - middle
+
+    middle = model.query(context, torch.rand(1, 4096, 3) * 2 - 1).median()  # so that it is crossed
+    V, F, facts = decode.decode(field, 6, exact=exact, clip=0.05)
+    _, _, dense = decode.dense(field, 6)
+    sound(V, F)
+    assert facts["queries"] <= dense["queries"]
+    assert facts["cells"] == dense["cells"] if exact else 0 < facts["cells"] <= dense["cells"]
 
 
 def test_more_surface_than_memory_is_refused_with_a_reason(monkeypatch):
