@@ -12,8 +12,8 @@ import torch
 
 from lib import cutout, dino, dit, memory, mesh, picture, score, vae
 from lib.dataset import Item, kept_unseen, read_facts, splits, writing
-from lib.decode import decode
 from lib.pairs import SUFFIXES
+from lib.surface import surface
 
 ABOVE = 0.4  # of the way from the first camera, at the top, to the last, at the bottom: a little above the horizon
 SURFACE = 4096  # points of a surface that F-scores compare
@@ -82,7 +82,7 @@ def write(one: Asked, k: int, z: torch.Tensor, tools: Tools, folder: Path, depth
     began = time.perf_counter()
     name = one.name if k == 0 else f"{one.name}_{k + 1}"
     try:
-        V, F = surface(tools.shapes, z, depth)
+        V, F = surface(tools.shapes, z, depth)[:2]
         if not len(F):
             raise ValueError("the field is negative everywhere: no surface")
         for suffix in (".glb", ".obj"):
@@ -96,15 +96,6 @@ def write(one: Asked, k: int, z: torch.Tensor, tools: Tools, folder: Path, depth
         return {"name": name, "reason": str(error)}
     cost = {"seconds_mesh": time.perf_counter() - began, "faces": len(F)} | memory.peaks(z.device)
     return {"name": name, "reason": "", **cost}
-
-
-def surface(shapes: vae.VAE, z: torch.Tensor, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """The surface of latents (T, C): V (n, 3) and F (m, 3) in the frame of 01."""
-    with torch.no_grad():
-        context = shapes.decode(z[None])
-        field = {"clip": shapes.config["clip"], "device": z.device}
-        V, F, _ = decode(lambda X: shapes.query(context, X[None])[0].float(), depth, **field)
-    return V.cpu().numpy(), F.cpu().numpy()
 
 
 # -- what it starts from ----------------------------------------------------------------------------------------------
@@ -195,7 +186,7 @@ def made_points(path: Path, rng: np.random.Generator) -> np.ndarray | None:
 
 
 def nothing_is_zero(P: np.ndarray | None, truth: np.ndarray) -> float:
-    return float("nan") if P is None else score.f_score(P, truth, 0.05)
+    return float("nan") if P is None else score.f_score(score.match(P, truth), 0.05)
 
 
 def has_latents(item: Item, tools: Tools) -> bool:
@@ -211,7 +202,7 @@ def own(item: Item, tools: Tools, rng: np.random.Generator) -> np.ndarray | None
     tokens, longest = (tools.about["latents"][name] for name in ("tokens", "longest"))
     tail = "" if tokens == longest else f"_{tokens}"
     z = torch.from_numpy(np.load(item.path(f"_latent_sample{tail}.npy"), allow_pickle=False).astype(np.float32))
-    V, F = surface(tools.shapes, z.to(tools.model.last.weight.device), 6)
+    V, F = surface(tools.shapes, z, 6)[:2]
     return sampled(V, F, rng) if len(F) else None
 
 

@@ -14,7 +14,8 @@ import torch
 
 from lib import chart, memory, mesh, pairs, picture, points, score, vae, weights
 from lib.dataset import Item, read_facts, sha256, splits, write_text
-from lib.decode import decode, smallest
+from lib.decode import smallest
+from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
 STAGE = "05_latents"
@@ -83,11 +84,6 @@ def encode(questions: list, sha256: str, tokens: list, points: int, seed: int, v
             for number, *pair in zip(numbers, mean.float().cpu().numpy(), logvar.float().cpu().numpy(), strict=True):
                 answers[number].append(pair)
     return answers
-
-
-def half(device: str):
-    """bfloat16 on a GPU; on CPUs it is slower."""
-    return torch.autocast("cuda", torch.bfloat16, enabled=str(device).startswith("cuda"))
 
 
 @functools.lru_cache(1)
@@ -160,29 +156,16 @@ def statistics(items: list[Item], about: dict, tokens: list) -> dict:
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def field(model: vae.VAE, z: np.ndarray, device: str):
-    """A shape's field as `decode` asks it: keys and values of its latents are computed once."""
-    with torch.inference_mode(), half(device):
-        context = model.decode(torch.from_numpy(z.astype(np.float32)).to(device)[None])
-
-    def query(X: torch.Tensor) -> torch.Tensor:
-        with half(device):
-            return model.query(context, X[None])[0]
-
-    return query
-
-
-def surface(model: vae.VAE, z: np.ndarray, depth: int, exact: bool, device: str) -> tuple[tuple, dict]:
+def decoded(model: vae.VAE, z: np.ndarray, depth: int, exact: bool) -> tuple[tuple, dict]:
     """From latents to a mesh (V, F) on the CPU, and facts; out of memory is a fact too."""
     start = time.perf_counter()
     try:
-        V, F, facts = decode(field(model, z, device), depth, exact=exact, clip=model.config["clip"], device=device)
+        V, F, facts = surface(model, z, depth, exact)
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out(error):
             raise
         return (np.zeros((0, 3)), np.zeros((0, 3), int)), {"depth": depth, "result": f"out of memory: {error}"[:200]}
-    facts |= {"seconds": time.perf_counter() - start, "result": "whole" if len(F) else "no surface"}
-    return (V.cpu().numpy(), F.cpu().numpy()), facts
+    return (V, F), facts | {"seconds": time.perf_counter() - start, "result": "whole" if len(F) else "no surface"}
 
 
 def errors(V: np.ndarray, F: np.ndarray, item: Item) -> dict:
@@ -190,7 +173,8 @@ def errors(V: np.ndarray, F: np.ndarray, item: Item) -> dict:
     rng = np.random.default_rng(0)
     truth = points.pick(points.read(item.path(SAMPLES)).coarse, COMPARED, rng)[:, :3]
     made = score.surface_points(V, F, COMPARED, rng)
-    return {"error": score.chamfer(made, truth) / 2, "f_02": score.f_score(made, truth, 0.02)}
+    found = score.match(made, truth)
+    return {"error": score.chamfer_l1(found) / 2, "f_02": score.f_score(found, 0.02)}
 
 
 def costs(
@@ -205,23 +189,23 @@ def costs(
 ) -> tuple[pd.DataFrame, dict]:
     """Each of these shapes decoded at each depth, and at the least from each length: rows of facts, and the meshes."""
     model, found, meshes = network(where, device), [], {}
-    warm_up(model, device)
+    warm_up(model)
     for name in rows["item"]:
         item = Item(name, "", "", str(dataset), resolution)
         for length in sorted(tokens, reverse=True):
             tail = "" if length == max(tokens) else f"_{length}"
             z = pairs.latents(item.path(f"_latent_sample{tail}.npy"))
             for depth in depths if not tail else [min(depths)]:
-                (V, F), facts = surface(model, z, depth, exact, device)
+                (V, F), facts = decoded(model, z, depth, exact)
                 found.append({"item": name, "tokens": length, **facts, **(errors(V, F, item) if len(F) else {})})
                 meshes[name, length, depth] = drawable(V, F, facts)
     return pd.DataFrame(found), meshes
 
 
-def warm_up(model: vae.VAE, device: str) -> None:
+def warm_up(model: vae.VAE) -> None:
     """What a GPU loads and chooses at first belongs to no depth."""
     z = np.zeros((2, model.channels), np.float32)
-    surface(model, z, 1, False, device)
+    decoded(model, z, 1, False)
 
 
 def drawable(V: np.ndarray, F: np.ndarray, facts: dict) -> tuple | str:

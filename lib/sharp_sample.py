@@ -2,19 +2,19 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lib import contour, field, mesh, winding
+from lib import field, mesh, winding
 from lib.clock import Clock
 from lib.dataset import BOX
+from lib.edges import Edges, find_edges
 
 VERSION = 3  # no sign hangs on one face
 Precision = Literal["float16", "float32"]
 FAR = 0.25  # half precision rounds labels beyond this by 1e-4 and more
-THIN = 1e-6  # height of a face below which its normal means nothing: coordinates have seven decimals
 ENOUGH = 2.0  # length of sharp edges that takes all sharp points (a cube has 24): a stray edge must not
 CROWD = 2.4  # of the points for each chosen one, so many lie within the radius to begin with: nearly all find room
 CLOSER = 0.93  # by which share it shrinks until they do
@@ -151,52 +151,6 @@ def independent(pairs: np.ndarray, free: np.ndarray, rank: np.ndarray) -> np.nda
 
 
 # -- sharp edges ------------------------------------------------------------------------------------------------------
-
-
-class Edges(NamedTuple):
-    """Edges of a mesh, each with its two ends (e, 2), length, bend in degrees and mean normal (e, 3)."""
-
-    ends: np.ndarray
-    length: np.ndarray
-    bend: np.ndarray
-    normal: np.ndarray
-
-
-def find_edges(V: np.ndarray, F: np.ndarray) -> Edges:
-    """The edges of two faces, and those of one face (rims) with a bend of 180 degrees: no edge loses a mesh."""
-    a, b = F.ravel(), np.roll(F, -1, 1).ravel()
-    key = np.minimum(a, b) * len(V) + np.maximum(a, b)
-    order = np.argsort(key, kind="stable")
-    same = key[order][1:] == key[order][:-1]
-    one, two = order[:-1][same], order[1:][same]
-    rim = order[~np.r_[False, same] & ~np.r_[same, False]]
-    N = steady_normals(V, F, one, two)
-    first, second = N[one // 3], N[two // 3] * np.where(a[one] == a[two], -1, 1)[:, None]
-    bend = np.degrees(np.arctan2(np.linalg.norm(np.cross(first, second), axis=1), (first * second).sum(1)))
-    mean = first + second
-    size = np.linalg.norm(mean, axis=1, keepdims=True)
-    mean = np.where(size > 1e-6, mean / np.maximum(size, 1e-6), first)  # two sides of a sheet have no mean
-    ends = np.stack([a, b], -1)[np.r_[one, rim]]
-    length = np.linalg.norm(V[ends[:, 1]] - V[ends[:, 0]], axis=1)
-    return Edges(ends, length, np.r_[bend, np.full(len(rim), 180.0)], np.r_[mean, N[rim // 3]])
-
-
-def steady_normals(V: np.ndarray, F: np.ndarray, one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Normals (m, 3) of faces; a sliver, whose own means nothing, has that of its neighbour across its longest edge.
-
-    Else its edges would all seem sharp; so the bend is where the sliver's other neighbour begins.
-    """
-    N = contour.face_normals(V, F)
-    side = np.linalg.norm(V[np.roll(F, -1, 1)] - V[F], axis=2)  # (m, 3)
-    area = np.linalg.norm(np.cross(V[F[:, 1]] - V[F[:, 0]], V[F[:, 2]] - V[F[:, 0]]), axis=1)
-    sliver = np.flatnonzero(area < THIN * side.max(1))
-    if len(sliver):
-        across = np.arange(3 * len(F))
-        across[one], across[two] = two, one
-        beyond = across[3 * sliver + side[sliver].argmax(1)] // 3
-        for _ in range(8):  # slivers behind slivers
-            N[sliver] = N[beyond]
-    return N
 
 
 def draw_sharp(V: np.ndarray, F: np.ndarray, count: int, angle: float, rng) -> tuple[np.ndarray, dict]:

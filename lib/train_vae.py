@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lib import chart, loop, mesh, picture, points, score, vae, weights
+from lib import chart, loop, mesh, picture, points, score, surface, vae, weights
 from lib.dataset import Item, find_inputs, kept_unseen, read_facts, sha256, splits, writing
-from lib.decode import decode
 from lib.journal import read_curve
 from lib.place import launch
 
@@ -251,24 +250,24 @@ def judged(model: nn.Module, item: Item, target: Path | None, *, asked: dict, ed
         queries[: counts[0]] = points.pick(shape.edges, counts[0], rng)  # seen or not, edges are what is judged
     coarse, sharp, X = (torch.from_numpy(array)[None].to(device) for array in (coarse, sharp, queries[:, :3]))
     mean, _ = model.encode(coarse, sharp, max(asked["tokens"]), seed=0)
-    context = model.decode(mean)
-    field = torch.cat([model.query(context, part)[0] for part in X.split(1 << 16, 1)]).float().cpu().numpy()
+    query = surface.field(model, mean[0])
+    field = torch.cat([query(part) for part in X[0].split(1 << 16)]).cpu().numpy()
     error = np.square(field.clip(-1, 1) - clipped(queries[:, 3], clip))
     near, anywhere = slice(0, counts[0]), slice(counts[0], None)
-    V, F, _ = decode(lambda P: model.query(context, P[None])[0].float(), DEPTH, clip=clip, device=device)
-    V, F = V.cpu().numpy(), F.cpu().numpy()
+    V, F, _ = surface.surface(model, mean[0], DEPTH)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         mesh.write(target, V, F)
     truth = points.pick(shape.coarse, SURFACE, rng)[:, :3]
     made = score.surface_points(V, F, SURFACE, rng)
+    found = score.match(made, truth)
     return {
         "item": item.name,
         "iou": score.iou(field[anywhere] > 0, queries[anywhere, 3] > 0),
-        "f_02": score.f_score(made, truth, 0.02),
-        "f_05": score.f_score(made, truth, 0.05),
+        "f_02": score.f_score(found, 0.02),
+        "f_05": score.f_score(found, 0.05),
         "edge_error": float(error[near].mean()),
-        "edge_gap": float(np.minimum(score.gaps(points.pick(shape.sharp, 4096, rng)[:, :3], made), 1).mean()),
+        "edge_gap": float(np.minimum(score.nearest(points.pick(shape.sharp, 4096, rng)[:, :3], made)[0], 1).mean()),
         "error": float(error[anywhere].mean()),
     }
 
@@ -288,11 +287,15 @@ def compare(scores: pd.DataFrame, train: list[Item], unseen: list[Item]) -> pd.D
         own = rng.permutation(surfaces[item.name])
         truth, rest = own[: len(own) // 2][:SURFACE], own[len(own) // 2 :]
         few = truth[:1000]
-        gaps = {other.name: score.chamfer(few, points.pick(surfaces[other.name], 1000, rng)) for other in train}
+        gaps = {
+            other.name: score.chamfer_l1(score.match(few, points.pick(surfaces[other.name], 1000, rng)))
+            for other in train
+        }
         stand_ins = surfaces[unseen[number - 1].name], surfaces[min(gaps, key=gaps.get)], rest
-        for found, surface in zip(rows.values(), stand_ins, strict=True):
-            P = points.pick(surface, len(truth), rng)
-            found.append([score.f_score(P, truth, distance) for distance in (0.02, 0.05)])
+        for found, other in zip(rows.values(), stand_ins, strict=True):
+            P = points.pick(other, len(truth), rng)
+            pair = score.match(P, truth)
+            found.append([score.f_score(pair, distance) for distance in (0.02, 0.05)])
     means = [
         {"in its place": name, **dict(zip(("f_02", "f_05"), np.mean(found, 0), strict=True))}
         for name, found in rows.items()

@@ -19,7 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lib import decode, latents, memory, vae
+from lib import decode, memory, surface, vae
+from lib.latents import AUTHOR
 
 HEAD = "shape         depth mode   queries    q/corner  % dense    query s   all s    cells     faces     GiB   "
 
@@ -105,8 +106,8 @@ def one(name, query, clip, args, depths):
         elif args.sampled:
             seconds = sample_of_dense(query, depth, args.device)
             print(f"{'':13} {'':5} dense, from 1%: {seconds:,.0f} s of queries; / sparse: {ratios(seconds, modes)}")
-        if depth in latents.AUTHOR:
-            seconds, gib = latents.AUTHOR[depth]
+        if depth in AUTHOR:
+            seconds, gib = AUTHOR[depth]
             print(f"{'':13} {'':5} the author, 3090: {seconds} s, {gib} GB")
 
 
@@ -119,9 +120,9 @@ def cells_known(size, args):
     torch.manual_seed(0)
     model = vae.build(size).to(args.device).eval().requires_grad_(False)
     z = np.random.default_rng(0).standard_normal((model.config["tokens"], model.channels)).astype(np.float32)
-    latents.field(model, z, args.device)  # what comes late the first time
+    surface.field(model, z)  # what comes late the first time
     start = time.perf_counter()
-    real = latents.field(model, z, args.device)
+    real = surface.field(model, z)
     if args.device.startswith("cuda"):
         torch.cuda.synchronize(args.device)
     clip = model.config["clip"]
@@ -155,7 +156,7 @@ def main():
         model = vae.load(args.vae, args.device)
         for path in args.latents:
             z = np.load(path, allow_pickle=False)
-            one(Path(path).stem[:13], latents.field(model, z, args.device), model.config["clip"], args, args.depths)
+            one(Path(path).stem[:13], surface.field(model, z), model.config["clip"], args, args.depths)
     else:
         for name in args.shapes:
             one(name, lambda X, f=SHAPES[name]: (f(X) / args.clip).clamp(-1, 1), args.clip, args, args.depths)

@@ -223,22 +223,14 @@ def test_a_gpu_that_is_full_is_a_row(done, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(model, "query", full)
-    (_, F), facts = latents.surface(model, np.zeros((16, model.channels), np.float16), 6, False, "cpu")
+    (_, F), facts = latents.decoded(model, np.zeros((16, model.channels), np.float16), 6, False)
     assert len(F) == 0 and facts["result"].startswith("out of memory: CUDA out of memory")
 
 
 def test_an_empty_field_is_no_surface(done, monkeypatch):
     model = ball_vae(monkeypatch, radius=-1)
-    (V, F), facts = latents.surface(model, np.zeros((16, model.channels), np.float16), 5, True, "cpu")
+    (V, F), facts = latents.decoded(model, np.zeros((16, model.channels), np.float16), 5, True)
     assert V.shape == F.shape == (0, 3) and facts["result"] == "no surface"
-
-
-def test_the_field_is_the_vaes(tree):
-    model = vae.load(tree[0] / "vae")
-    z = np.random.default_rng(0).standard_normal((16, model.channels)).astype(np.float16)
-    X = torch.rand(50, 3)
-    wanted = model.query(model.decode(torch.from_numpy(z.astype(np.float32))[None]), X[None])[0]
-    assert torch.equal(latents.field(model, z, "cpu")(X), wanted)
 
 
 def test_the_explorer_shows_a_picture_and_turns_with_its_sliders(done, monkeypatch):

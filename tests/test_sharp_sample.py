@@ -175,20 +175,6 @@ def test_rims_folds_doubled_and_flipped_faces_lose_no_mesh():
         assert np.allclose(np.linalg.norm(points["fps_sharp_surface"][:, 0, 3:], axis=1), 1)
 
 
-def test_slivers_make_no_edge_sharp_and_hide_none():
-    m = trimesh.creation.box()
-    V, F = arrays(m)
-    one = next(f for f in range(12) if len(set(F[f]) & set(F[0])) == 2 and f)  # a neighbour of face 0
-    a, b = sorted(set(F[0]) & set(F[one]))
-    V = np.r_[V, (V[a] + V[b])[None] / 2]  # a point in the middle of an edge, used by face 0 alone; a sliver fills in
-    k = next(i for i in range(3) if {F[0, i], F[0, i - 2]} == {a, b})
-    p, q, r = F[0, k], F[0, k - 2], F[0, k - 1]
-    split = np.r_[F[1:], [[p, 8, r], [8, q, r], [p, q, 8]]]
-    before, after = (sharp_sample.find_edges(V, faces) for faces in (F, split))
-    assert np.isclose(before.length[before.bend > 15].sum(), 12)
-    assert np.isclose(after.length[after.bend > 15].sum(), 12)
-
-
 # -- labels -----------------------------------------------------------------------------------------------------------
 
 
