@@ -141,13 +141,6 @@ def warning(weights: str) -> str:
     return f"weights = {weights!r}: {told}. They tell views apart, and know nothing of what they show."
 
 
-def choose(device: str) -> str:
-    """ "auto" is the GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 

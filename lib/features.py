@@ -11,7 +11,7 @@ import pandas as pd
 
 from lib import dino
 from lib.dataset import Item
-from lib.dino import choose  # noqa: F401 (the notebook's)
+from lib.memory import choose  # noqa: F401 (the notebook's)
 
 MAPS = {"image": "_dinov2_features.npz", "depth": "_depth_features.npz", "normal": "_normal_features.npz"}
 

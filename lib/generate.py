@@ -65,7 +65,14 @@ def generate(
         for (one, k), z in zip(some, latents, strict=True):
             row = {"picture": one.name, "sample": k} | {name: value / len(some) for name, value in shares.items()}
             rows.append(row | write(one, k, z, tools, folder, depth))
-    return pd.DataFrame(rows)
+    return kept(pd.DataFrame(rows), folder / "made.csv")
+
+
+def kept(table: pd.DataFrame, target: Path) -> pd.DataFrame:
+    """A table, which is also on disk for who scores or shows this run."""
+    with writing(target) as beside:
+        table.to_csv(beside, index=False)
+    return table
 
 
 def look(asked: list[Asked], tools: Tools) -> np.ndarray:
@@ -103,7 +110,7 @@ def write(one: Asked, k: int, z: torch.Tensor, tools: Tools, folder: Path, depth
 
 def tools(model: str | Path, device: str = "cpu") -> Tools:
     """The networks that the folder of a run of 06 names: what it was trained on is what it is used with."""
-    device = dino.choose(device)
+    device = memory.choose(device)
     network, about = dit.load(model, device)
     made = about["features"]
     eyes = dino.load(made["weights"], made["seed"], device)
@@ -173,7 +180,8 @@ def judge(made: pd.DataFrame, asked: list[Asked], items: list[Item], tools: Tool
         }
         scores = {name: nothing_is_zero(P, truth) for name, P in stand_ins.items()}
         rows.append({"picture": one.name, **scores})
-    return pd.DataFrame(rows).sort_values("made", kind="stable", ignore_index=True)
+    scores = pd.DataFrame(rows).sort_values("made", kind="stable", ignore_index=True)
+    return kept(scores, folder / "scores.csv")
 
 
 def sampled(V: np.ndarray, F: np.ndarray, rng: np.random.Generator) -> np.ndarray:

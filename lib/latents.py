@@ -19,6 +19,7 @@ from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
 STAGE = "05_latents"
+choose = memory.choose  # the notebook asks it
 COMPARED = 30_000  # points of either surface whose distances are the error
 DRAWN = 4_000_000  # faces that a picture shows; VTK takes about 250 bytes a face
 AUTHOR = {8: (27, 2.1), 9: (210, 6.1), 10: (1800, 23.7)}  # seconds and GB, every grid point asked, on a 3090
@@ -113,11 +114,6 @@ def describe(where: str, device: str) -> dict:
         "clip": model.config["clip"],
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "CPU",
     }
-
-
-def choose(device: str) -> str:
-    """ "auto" is the GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def shares(device: str, jobs: int, batch: int) -> dict:

@@ -1,4 +1,4 @@
-"""How much memory there is and the most that was taken since a reset: the process's, or a GPU's."""
+"""A device and its memory: how much there is, and the most that was taken since a reset, by the process or on a GPU."""
 
 import contextlib
 from pathlib import Path
@@ -6,6 +6,15 @@ from pathlib import Path
 import psutil
 
 GIB = 2**30
+
+
+def choose(device: str) -> str:
+    """The device that is meant: "auto" is the GPU where there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def free(device="cpu") -> int:

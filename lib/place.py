@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from lib import memory
 from lib.dataset import write_text
 from lib.journal import tell
 
@@ -27,8 +28,7 @@ class Place:
 
     @classmethod
     def here(cls, device: str) -> "Place":
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = memory.choose(device)
         world = int(os.environ.get("WORLD_SIZE", 1))
         if world == 1:
             return cls(0, 1, torch.device(device))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import chart, dino, dit, flow, journal, loop, mesh, pairs, vae
+from lib import chart, dino, dit, flow, journal, loop, memory, mesh, pairs, vae
 from lib.dataset import Item
 from lib.decode import decode
 from lib.pairs import Pairs
@@ -44,7 +44,7 @@ def train_dit(
     **options,  # see `learn`
 ) -> Result:
     """Train, validate, write model.safetensors and config.json. The same call goes on after any end."""
-    folder, device = Path(folder), dino.choose(options.get("device", "cpu"))
+    folder, device = Path(folder), memory.choose(options.get("device", "cpu"))
     options |= {"fresh": fresh, "device": device}
     if processes > 1:
         launch("lib.train_dit", folder, {"items": [asdict(item) for item in items], "options": options}, processes)
