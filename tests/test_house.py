@@ -10,9 +10,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import trimesh
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from lib import dataset, mesh, params, pool, score
 
 ROOT = Path(__file__).parent.parent
 LISTED = ("notebooks", "lib", "params", "outputs", "tests")  # folders whose files the README's tree names one by one
@@ -259,3 +262,43 @@ def test_the_readmes_links_lead_to_files():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert link in tracked(), f"README.md links to {link}, which git does not have"
+
+
+# -- how to add to it -------------------------------------------------------------------------------------------------
+
+
+def example(kind: str) -> str:
+    """A block of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.search(rf"^```\w+ {kind}\n(.*?)^```", text, re.S | re.M)[1]
+
+
+def test_the_contributed_stage_runs(tmp_path, monkeypatch):
+    (tmp_path / "volume.py").write_text(example("stage"), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    item = dataset.Item("box", "", "", str(tmp_path / "tree"), 64)
+    box = trimesh.creation.box((2, 1, 0.5))
+    with item.writing("_normalized.obj") as path:
+        mesh.write(path, box.vertices, box.faces)
+    record = {"version": 1, "parameters": {}, "inputs": {}, "facts": {}, "outputs": dict(item.written)}
+    dataset.write_facts(item, {"01_watertight": record})
+    names = {"pool": pool, "volume": importlib.import_module("volume").volume, "items": [item], "run": tmp_path / "run"}
+    for status in ("done", "kept"):
+        exec(example("call"), names)
+        assert list(names["ledger"]["status"]) == [status] and names["ledger"]["volume"][0] == pytest.approx(0.5)
+    assert json.loads(item.path("_volume.json").read_text()) == pytest.approx(0.5)
+
+
+def test_the_contributed_experiment_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example("experiment"), encoding="utf-8")
+    run, sections = params.resolve(path, [])
+    assert list(sections) == ["07_generate", "08_evaluate"] and Path(run).name == "mine"
+    assert sections["07_generate"]["parameters"]["guidance"] == 4.0
+
+
+def test_the_contributed_metric_measures():
+    names = vars(score).copy()
+    exec(example("metric") + example("test"), names)
+    names["test_the_worst_point_counts"]()
