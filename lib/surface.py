@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from lib.decode import decode
+from lib import memory
+from lib.decode import Watch, decode
 from lib.vae import VAE
 
 
@@ -28,7 +29,12 @@ def field(model: VAE, z: np.ndarray | torch.Tensor):
 def surface(
     model: VAE, z: np.ndarray | torch.Tensor, depth: int, exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray, dict]:
-    """The mesh of latents (T, C) at an octree depth, in the frame of 01: V (n, 3), F (m, 3), and what it took."""
+    """The mesh of latents (T, C) at an octree depth, in the frame of 01: V (n, 3), F (m, 3), and what it all took."""
     device = next(model.parameters()).device
-    V, F, facts = decode(field(model, z), depth, exact=exact, clip=model.config["clip"], device=device)
+    watch = Watch(device)
+    query = field(model, z)
+    watch("context")
+    peaks = memory.peaks(device)
+    V, F, facts = decode(query, depth, exact=exact, clip=model.config["clip"], device=device)
+    facts |= watch.seconds | {name: max(peak, facts[name]) for name, peak in peaks.items()}
     return V.cpu().numpy(), F.cpu().numpy(), facts

@@ -24,7 +24,16 @@ def test_the_surface_is_that_fields():
     V, F, facts = surface.surface(model, z, 4, exact=True)
     wanted = decode.dense(surface.field(model, z), 4)
     assert len(F) and facts["depth"] == 4
+    assert facts["seconds_context"] >= 0 and facts["peak_gib"] > 0
     assert len(F) == len(wanted[1]) and np.isclose(V.sum(), wanted[0].double().sum(), rtol=1e-4)
+
+
+def test_the_peak_is_the_most_of_both_steps(monkeypatch):
+    """Keys and values of many tokens may take more than all queries after them."""
+    model, z = model_and_latents()
+    peaks = iter([{"peak_gib": 7.0}, {"peak_gib": 2.0}])
+    monkeypatch.setattr(surface.memory, "peaks", lambda device: next(peaks))
+    assert surface.surface(model, z, 3)[2]["peak_gib"] == 7.0
 
 
 def test_numbers_are_halved_on_a_gpu_only():
