@@ -6,7 +6,7 @@ from pathlib import Path
 from lib.journal import read_curve
 from lib.markup import table, text
 
-WIDTH, HEIGHT, LEFT, FOOT = 300, 150, 46, 22  # of a curve, and of the room for its numbers, in its own units
+WIDTH, HEIGHT, LEFT, FOOT = 240, 130, 46, 22  # of a curve, and of the room for its numbers, in its own units
 POINTS = 240  # of a curve: as many as can be seen
 MOST = 8  # curves of a section
 
@@ -88,7 +88,8 @@ def number(value: float | None) -> str:
 
 
 STYLE = """
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.2rem; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1.2rem;
+  margin-top: 1.6rem; }
 .curves figure { margin: 0; }
 .curves svg { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
 .curves figcaption, .card figcaption { font-size: .88rem; color: var(--grey); }

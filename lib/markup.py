@@ -113,6 +113,7 @@ th, td { text-align: left; vertical-align: top; padding: .5rem 1rem .5rem 0; bor
 tbody tr:last-child > * { border-bottom: 0; }
 th { color: var(--grey); font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 5.5rem; }
+td:has(code) { min-width: 10.5rem; }
 td:first-child { white-space: nowrap; }
 td a { margin-right: .3em; }
 .files { white-space: nowrap; }

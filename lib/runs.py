@@ -139,19 +139,19 @@ def overview(outputs: Path, found: list[dict]) -> str:
         page = "index.html" if (outputs / run["name"] / "index.html").exists() else "run.json"
         name = link(f"{run['name']}/{page}", run["name"])
         odd = unusual(differs, run["name"])
+        aside = f"<br>{run['quarantined']} quarantined" if run["quarantined"] else ""
         more = [f'<a href="#parameters">and {len(odd) - NAMED} more</a>'] if len(odd) > NAMED else []
         lines.append(
             [
                 f'{name}<br><span class="asked">{text(run["question"])}</span>',
-                f"{moment(run['started'].isoformat())}<br>{badge(run['status'])}",
+                f"{moment(run['started'].isoformat())}<br>{badge(run['status'])}{aside}",
                 minutes(run["seconds"]),
                 *(f"{run['scores'][score]:.3g}" if score in run["scores"] else "" for score in known),
-                str(run["quarantined"]),
                 "<br>".join([code(told) for told in odd[:NAMED]] + more),
             ]
         )
-    heads = ["Run", "Begun", "Time", *known, "Quarantined", "Unlike most"]
-    return f"<section>\n<h2>All runs</h2>\n{table(heads, lines, 'All runs', headed=True)}</section>\n"
+    heads = ["Run", "Begun", "Time", *known, "Unlike most"]
+    return f'<section id="runs">\n<h2>All runs</h2>\n{table(heads, lines, "All runs", headed=True)}</section>\n'
 
 
 def parameters(found: list[dict]) -> str:
@@ -180,7 +180,8 @@ def broken(damaged: dict[str, str]) -> str:
 
 STYLE = """
 main { max-width: 92rem; }
-.asked { color: var(--grey); font-weight: 400; display: inline-block; max-width: 24rem; min-width: 14rem;
+.asked { color: var(--grey); font-weight: 400; display: inline-block; max-width: 24rem; min-width: 13rem;
   white-space: normal; }
-td:last-child { min-width: 17rem; }
+td:has(code) { min-width: 5.5rem; }
+#runs td:last-child { min-width: 15rem; }
 """

@@ -41,9 +41,9 @@ def test_every_run_is_in_the_table_the_latest_first(tmp_path):
     assert found.open == [] and "2 of them" in found.text and "foreign" not in found.text
     assert found.text.index("late") < found.text.index("early")
     assert [tag["href"] for tag in found.all("a")] == ["late/index.html", "early/index.html"]
-    assert "late Is it so?" in found.text and "timed out 4.2 min 0.375 0.5 1 0.02 2" in found.text
+    assert "late Is it so?" in found.text and "timed out 2 quarantined 4.2 min 0.375 0.5 1 0.02" in found.text
     heads = ["11: overlap", "08: overlap", "08: F(0.05)", "08: chamfer L1"]
-    assert f"Time {' '.join(heads)} Quarantined" in found.text, "no column for what no run has"
+    assert f"Time {' '.join(heads)} Unlike" in found.text, "no column for what no run has"
 
 
 def test_it_tells_which_parameters_differ(tmp_path):
