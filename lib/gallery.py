@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.dataset import Item, write_text, writing
+from lib.tables import number, rows
 
 FACES = 5000  # of a mesh: some 0.1 MB as GLB, and smooth at the size of a card
 LARGEST = 4_000_000  # faces of a mesh that is read at all, as in report.py
@@ -61,9 +62,8 @@ def reconstructed(run: Path, sections: dict) -> dict:
     order = [*scores, *(name for name in made if name not in scores)]
     cards = []
     for name in spread(order, CARDS["reconstructed"]):
-        told = ", ".join(
-            f"{key} {float(value):.2f}" for key, value in list(scores.get(name, {}).items())[1:4] if number(value)
-        )
+        numbers = [(key, number(value)) for key, value in list(scores.get(name, {}).items())[1:4]]
+        told = ", ".join(f"{key} {value:.2f}" for key, value in numbers if value is not None)
         cards.append(card(name, told, made=made[name], truth=normalised(name, sections.get("11_train_vae"))))
     words = "Shapes that 11 never saw while it learned, there and back through their latents; the worst first."
     return {"title": "There and back", "words": words, "cards": cards}
@@ -73,8 +73,8 @@ def closed(run: Path, sections: dict) -> dict:
     """What 01 made, where nothing was learned yet."""
     section = sections.get("01_watertight")
     done = [row["item"] for row in rows(run / "01_watertight.csv") if row.get("status") in ("done", "kept")]
-    paths = {name: path for name in done if (path := normalised(name, section))}
-    cards = [card(name, made=paths[name]) for name in spread(list(paths), CARDS["closed"])]
+    paths = {name: path for name in spread(done, CARDS["closed"]) if (path := normalised(name, section))}
+    cards = [card(name, made=path) for name, path in paths.items()]
     return {"title": "Closed meshes", "words": "What 01 made of the meshes that came in.", "cards": cards}
 
 
@@ -96,24 +96,6 @@ def spread(things: list, most: int) -> list:
     """So many, evenly from the first to the last."""
     chosen = np.linspace(0, len(things) - 1, min(most, len(things))).round().astype(int)
     return [things[k] for k in chosen]
-
-
-def rows(path: Path) -> list[dict]:
-    """A table's rows as texts; none if there is no table, or a damaged one."""
-    import csv
-
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return list(csv.DictReader(file))
-    except (OSError, csv.Error):
-        return []
-
-
-def number(value: str | None) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False
 
 
 # -- what the page gets -----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A run's index.html: what was asked, how each notebook ended, its first picture, what was put aside, where it ran."""
 
 import base64
-import csv
 import functools
 import io
 import re
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from lib import cards, curves, markup, runs
+from lib import cards, curves, markup, runs, tables
 from lib.gallery import manifest
 from lib.markup import address, badge, code, minutes, moment, table, text, wide
 
@@ -167,14 +166,9 @@ def origin(record: dict) -> str:
 
 
 def quarantine(run: Path, name: str) -> list[dict]:
-    """The rows of a section's ledger that were put aside; everything is text, so that item 00123 stays 00123."""
-    csv.field_size_limit(2**27)
-    try:
-        with (run / f"{name}.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("status") == "quarantined"]
-    except (FileNotFoundError, csv.Error):
-        return []
-    return [{key: row.get(key) or "" for key in ("item", "reason", "seconds", "command")} for row in rows]
+    """The rows of a section's ledger that were put aside."""
+    aside = [row for row in tables.rows(run / f"{name}.csv") if row.get("status") == "quarantined"]
+    return [{key: row.get(key) or "" for key in ("item", "reason", "seconds", "command")} for row in aside]
 
 
 def first_picture(log: Path) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -38,9 +39,10 @@ def pack(run: Path, target: Path | None = None) -> tuple[Path, list[tuple[int, s
         shortened += [less] * bool(less)
     if (found := gallery.manifest(run)).get("groups"):
         names = {name for name in gallery.listed(found["groups"]) if not name.endswith(".glb")}  # again in the .js
-        kept |= {f"gallery/{name}": run / "gallery" / name for name in {*names, "viewer.js"}}
+        paths = {name: run / "gallery" / name for name in {*names, "viewer.js"}}
+        kept |= {f"gallery/{name}": path for name, path in paths.items() if path.is_file()}
         kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": found["groups"]}, indent=1))
-    about = shared(record, hide) | {"shortened": shortened}
+    about = shared(record, hide) | {"shortened": shortened, "files": sorted(kept)}
     lay(kept | {"run.json": json.dumps(about, indent=1)}, target)
     page.write(target, about)
     return target, weigh(target)
@@ -50,9 +52,10 @@ def read(run: Path) -> dict:
     """The run's record; ValueError if the folder is not that of a run."""
     try:
         record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        assert isinstance(record["sections"], dict) and record["started"]
-        return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if isinstance(record["sections"], dict) and record["status"] and datetime.fromisoformat(record["started"]):
+            return record
+        raise ValueError("sections or status")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         there = sorted(path.parent.name for path in Path("outputs").glob("*/run.json"))
         raise ValueError(
             f"{run} is not the folder of a run: {run / 'run.json'} cannot be read ({type(error).__name__}). "
@@ -66,10 +69,17 @@ def refuse(run: Path, target: Path, record: dict) -> None:
         raise ValueError(f"{run} is still running. Share it once it has ended.")
     if target.resolve() == run.resolve():
         raise ValueError(f"{target} is the run itself. Name another folder: its log lies beside it.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        mine = target / "run.json"
-        if not mine.is_file() or not json.loads(mine.read_text(encoding="utf-8")).get("shared"):
-            raise ValueError(f"{target} is there already and no log that was written by --log. Name another folder.")
+    taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken and "files" not in earlier(target):
+        raise ValueError(f"{target} is there already and no log that was written by --log. Name another folder.")
+
+
+def earlier(target: Path) -> dict:
+    """The record of a log that lies there already."""
+    try:
+        return read(target)
+    except ValueError:
+        return {}
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -107,7 +117,6 @@ def table(path: Path) -> tuple[str, str]:
     text = path.read_text(encoding="utf-8", errors="replace")
     if len(text) <= LEDGER:
         return text, ""
-    csv.field_size_limit(2**27)
     head, *rows = csv.reader(io.StringIO(text.replace("\0", "")))
     loud = [row for row in rows if "quarantined" in row]
     kept = io.StringIO()
@@ -161,7 +170,7 @@ def walk(value, hide):
 
 
 def lay(kept: dict[str, str | Path], target: Path) -> None:
-    """Write it all, after it was weighed; what an earlier log in the same folder had besides is removed."""
+    """Write it all, after it was weighed; of an earlier log in the same folder, what is left over is removed."""
     sizes = {name: what.stat().st_size if isinstance(what, Path) else len(what.encode()) for name, what in kept.items()}
     if sum(sizes.values()) > LARGEST:
         most = sorted(sizes, key=sizes.get, reverse=True)[:5]
@@ -170,9 +179,9 @@ def lay(kept: dict[str, str | Path], target: Path) -> None:
             f"the log would have {sum(sizes.values()) / 1e6:.1f} MB, over the {LARGEST / 1e6:.0f} that a repository "
             f"should take: {told}. Show less in the largest, and run it again."
         )
-    for path in [*target.rglob("*")] if target.exists() else []:
-        if path.is_file() and path.relative_to(target).as_posix() not in kept:
-            path.unlink()
+    for name in earlier(target).get("files", []):
+        if name not in kept and (target / name).resolve().is_relative_to(target.resolve()):
+            (target / name).unlink(missing_ok=True)
     for name, what in kept.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if isinstance(what, Path):

@@ -2,7 +2,6 @@
 
 import collections
 import json
-import math
 import platform
 import sys
 from datetime import datetime
@@ -12,8 +11,8 @@ import psutil
 
 from lib import markup
 from lib.dataset import Claims
-from lib.gallery import number, rows
 from lib.markup import badge, code, link, minutes, moment, table, text
+from lib.tables import mean, rows
 
 SCORES = {  # what a run is known by: where it is written, and the column whose mean counts
     "11: overlap": ("11_train_vae/scores.csv", "iou"),
@@ -82,12 +81,8 @@ def read(path: Path) -> dict:
 
 def scores(run: Path) -> dict[str, float]:
     """Means of a run's main scores, of those that are there."""
-    found = {}
-    for name, (file, column) in SCORES.items():
-        values = [float(row[column]) for row in rows(run / file) if number(row.get(column))]
-        if values:
-            found[name] = math.fsum(values) / len(values)
-    return found
+    found = {name: mean(rows(run / file), column) for name, (file, column) in SCORES.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 # -- what differs -----------------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def test_many_are_picked_evenly_the_first_and_the_last_among_them():
 # -- the files --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ball", "soup"])
 def test_a_million_faces_become_a_small_glb_that_looks_the_same(tmp_path, kind):
     if kind == "ball":

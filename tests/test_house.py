@@ -20,7 +20,17 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted(path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
 STAGES = [path.stem.partition("_")[2] for path in NOTEBOOKS]
 BATCH = ("batch", "params", "engine", "kernel", "log")  # what runs an experiment
-PAGES = ("page", "markup", "curves", "cards", "gallery", "export", "runs", "parcel")  # and what it leaves to be read
+PAGES = (
+    "page",
+    "markup",
+    "curves",
+    "cards",
+    "gallery",
+    "export",
+    "runs",
+    "parcel",
+    "tables",
+)  # and what it leaves to be read
 POOL = ("pool", "worker", "attempt")
 NOUNS = [name for name in MODULES if name not in [*STAGES, *POOL, "report", *BATCH, *PAGES]]
 DRAWS = ("render", "picture")  # the only modules that may import pyvista
