@@ -1,12 +1,16 @@
 """Run an experiment: the notebooks that a params file names, in order, into a folder that explains itself.
 
     python -m lib.batch params/demo.yaml [-p name=value] [-p 03_render.name=value] [--only 03_render] [--minutes 90]
+    python -m lib.batch --log outputs/demo [folder]
 
 A params file opens with a comment (question, expected cost, expected score), then come keys for every notebook that
 has them, then sections named like notebooks, each with only what differs. Paths are absolute, or relative to the
 folder the command is run in, the one with `notebooks` in it. The run lies in outputs/<name of the params file>; the
 same command again resumes it: every notebook is executed again and keeps what it has made. Notebooks find LIB_BATCH=1
 in their environment. Exit codes: 0 all well, 3 done with quarantine, 1 failed, 130 interrupted.
+
+--log writes what is worth sharing of a run to a folder that can be committed, outputs/<run>_<its date> by default:
+executed notebooks, page, gallery, ledgers and record; no data, no weights, no paths of this machine.
 """
 
 import argparse
@@ -33,9 +37,11 @@ from pathlib import Path
 
 import psutil
 
-from lib import log, page
+from lib import gallery, log, page, parcel, runs
 from lib.dataset import Claims, sweep, write_text
 from lib.engine import Ended, Engine, how_it_died
+from lib.export import export
+from lib.markup import minutes as in_minutes
 from lib.params import choose, resolve
 
 __all__ = ["Engine", "main"]  # papermill finds the engine here
@@ -48,13 +54,18 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")  # colo
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser("python -m lib.batch", description=__doc__.split("\n")[0])
-    parser.add_argument("params", type=Path, help="the experiment, such as params/demo.yaml")
+    parser.add_argument("params", type=Path, nargs="?", help="the experiment, such as params/demo.yaml")
+    parser.add_argument("--log", type=Path, nargs="+", metavar="FOLDER", help="a run to share, and where to [its date]")
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help="overrides the params file")
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION", help="run these sections only")
     parser.add_argument("--minutes", type=positive, default=0, help="end a section that takes longer (default: never)")
     options = parser.parse_args(arguments)
+    if bool(options.params) == bool(options.log) or len(options.log or []) > 2:
+        parser.error("wanted params/NAME.yaml to run an experiment, or --log RUN [FOLDER] to share one")
     options.command = shlex.join(["python", "-m", "lib.batch", *(sys.argv[1:] if arguments is None else arguments)])
     try:
+        if options.log:
+            return share(*options.log)
         with on_signal(signal.default_int_handler):  # SIGTERM and a closed terminal are like a Ctrl-C
             run, sections = resolve(options.params, options.p)
             return execute(run, options, sections, choose(options.only, sections))
@@ -63,6 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return CODES["interrupted"]
+
+
+def share(run: Path, target: Path | None = None) -> int:
+    """Write a run's log and say what is in it."""
+    target, files = parcel.pack(run, target)
+    for size, name in files[:10]:
+        print(CONTROL.sub("", f"{size / 1e6:8.2f} MB  {name}"))
+    total = sum(size for size, _ in files)
+    print(f"{sum(size for size, _ in files[10:]) / 1e6:8.2f} MB  in {len(files[10:])} more" * bool(files[10:]))
+    print(f"{total / 1e6:8.2f} MB  in {target}. To commit it: git add -f {shlex.quote(str(target))}")
+    return 0
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -124,12 +146,14 @@ def begin(run: Path, options, sections: dict[str, dict], chosen: list[str]) -> d
         "status": "running",
         "pid": os.getpid(),
         "host": platform.node(),
+        "cwd": str(Path.cwd()),
         "started": now(),
         "seeds": {name: s["parameters"]["seed"] for name, s in sections.items() if "seed" in s["parameters"]},
         "provenance": {},
         "sections": sections,
     }
     publish(run, record)  # before anything slow: who comes second reads here whom to wait for
+    runs.refresh(run)
     record["provenance"] = provenance()
     return record
 
@@ -155,6 +179,7 @@ def finish(run: Path, record: dict) -> None:
             part["status"] = "failed" if part is record else record["status"]
     record["ended"] = now()
     publish(run, record)
+    runs.refresh(run)
 
 
 def publish(run: Path, record: dict) -> None:
@@ -187,12 +212,14 @@ def run_section(run: Path, name: str, record: dict, minutes: float) -> None:
     seconds = round(time.monotonic() - start, 1)
     rows = page.quarantine(run, name) if ledger_time(run, name) != before else []  # an older run's are not ours
     section.update(ending, ended=now(), seconds=seconds, peak_gib=peak_gib, quarantined=len(rows))
-    about = f"{page.minutes(seconds)}, {peak_gib} GiB" + f", {len(rows)} quarantined" * bool(rows)
+    about = f"{in_minutes(seconds)}, {peak_gib} GiB" + f", {len(rows)} quarantined" * bool(rows)
     print(CONTROL.sub("", f"{name} {ending['status']} ({about}) {ending['reason']}"), flush=True)
     if ending["status"] != "completed" or stopped:
         record["status"] = "interrupted" if stopped else ending["status"]
     log.settle(target, **ending)
-    page.export(target)
+    export(target)
+    if not stopped:
+        gallery.refresh(run, record["sections"])
     publish(run, record)
 
 

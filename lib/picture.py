@@ -237,8 +237,11 @@ def draw(parts: list, camera: list, side: int, edges: bool = False):
     return Pixels.fromarray(plotter.screenshot(return_img=True)).reduce(finer)
 
 
-def cast(parts: list, camera: list, side: int, edges: bool = False):
-    """The same by rays and in 03's light, for where there is no OpenGL; edges and soft shade are left out."""
+def cast(parts: list, camera: list, side: int, edges: bool = False, clear: bool = False):
+    """The same by rays and in 03's light, for where there is no OpenGL; edges and soft shade are left out.
+
+    Clear: what is beside the mesh is transparent, for pages that are light or dark.
+    """
     from PIL import Image as Pixels
     from PIL import ImageColor
 
@@ -256,7 +259,8 @@ def cast(parts: list, camera: list, side: int, edges: bool = False):
     right, down = (grid.ravel() for grid in np.meshgrid(plane, plane))
     D = np.stack([right, -down, np.full(finer**2, -1.0)], 1)  # (p, 3)
     depth, face = field.hits(field.prepare(V, skin.F, rays_only=True), np.tile([0.0, 0.0, 1.0], (len(D), 1)), D)
-    seen = np.flatnonzero(face >= 0)
+    hit = face >= 0
+    seen = np.flatnonzero(hit)
     face, D, P = face[seen], D[seen], np.array([0, 0, 1]) + depth[seen, None] * D[seen]
     weights = paint.barycentric(paint.gradients(V, skin.F)[face], P)
     N, C = paint.look(skin, paint.levels(skin, side / np.tan(np.radians(LENS / 2)) / unit), face, weights)
@@ -265,7 +269,10 @@ def cast(parts: list, camera: list, side: int, edges: bool = False):
     N[behind], C[behind] = -N[behind], ImageColor.getrgb(ACCENT)
     pixels = np.full((finer**2, 3), ImageColor.getrgb(PAPER), np.uint8)
     pixels[seen] = paint.lit(C, N / np.maximum(np.linalg.norm(N, axis=1, keepdims=True), 1e-9))
-    return Pixels.fromarray(pixels.reshape(finer, finer, 3)).reduce(2)
+    drawn = Pixels.fromarray(pixels.reshape(finer, finer, 3))
+    if clear:
+        drawn.putalpha(Pixels.fromarray((255 * hit).astype(np.uint8).reshape(finer, finer)))
+    return drawn.reduce(2)
 
 
 def check(parts: list) -> None:

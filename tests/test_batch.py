@@ -245,12 +245,17 @@ def test_the_folder_explains_itself(after):
 
 def test_the_page_stands_at_the_end(after):
     page = Path("outputs/demo/index.html").read_text(encoding="utf-8")
-    for words in ["Does it work?", "killed", "not run", "SIGKILL", "00123", "data:image/png;base64,", "alert(1)"]:
+    for words in ["Does it work?", "killed", "not run", "SIGKILL", "00123", "data:image/webp;base64,", "alert(1)"]:
         assert words in page
     assert "<script" not in page and 'http-equiv="refresh"' not in page
     for link in ("01_one.html", "01_one.ipynb", "01_one.log", "01_one.csv", "02_two.ipynb"):
         assert f'href="{link}"' in page and Path("outputs/demo", link).exists()
     assert not [file for file in os.listdir("outputs/demo") if ".running" in file or ".partial" in file]
+
+
+def test_the_table_of_runs_has_it(after):
+    table = Path("outputs/index.html").read_text(encoding="utf-8")
+    assert 'href="demo/index.html"' in table and "killed" in table and "Does it work?" in table
 
 
 # -- other ends -------------------------------------------------------------------------------------------------------

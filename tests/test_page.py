@@ -1,11 +1,13 @@
 import base64
 import csv
+import io
 from html.parser import HTMLParser
 
 import nbformat
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from lib import page, report
 
@@ -133,9 +135,11 @@ def test_the_page_needs_nothing_but_itself_and_links_only_what_is_there(run):
     page.write(run, record())
     source = (run / "index.html").read_text(encoding="utf-8")
     found = Page(source)
-    assert "http:" not in source and "https:" not in source and found.all("script") == found.all("link") == []
+    assert "http:" not in source and "https:" not in source and found.all("script") == []
     links = {tag["href"] for tag in found.all("a")}
-    assert links == {"#01_one", "#02_two", "#03_three", "01_one.ipynb", "01_one.csv", "run.json"}
+    parts = {"#notebooks", "#quarantine", "#origin", "#01_one", "#02_two", "#03_three"}
+    assert links == {*parts, "01_one.ipynb", "01_one.csv", "run.json"}
+    assert {link[1:] for link in parts} == {tag["id"] for tag in found.all("section")}
     assert {tag.get("id") for tag in found.all("section")} >= {"01_one", "02_two", "03_three"}
     assert [tag["src"] for tag in found.all("img")] == [f"data:image/png;base64,{PNG}"]
 
@@ -194,22 +198,36 @@ def test_an_odd_ledger_does_not_cost_the_page(run, content):
     assert Page((run / "index.html").read_text()).open == []
 
 
-def test_a_damaged_log_does_not_cost_the_page(run, capsys):
+def test_a_damaged_log_does_not_cost_the_page(run):
     (run / "01_one.ipynb").write_text('{"cells": [')
     page.write(run, record())
-    page.export(run / "01_one.ipynb")
-    assert "no HTML copy" in capsys.readouterr().err and not (run / "01_one.html").exists()
     assert Page((run / "index.html").read_text()).all("img") == []
 
 
-def test_a_log_is_exported_for_people_without_jupyter(run):
-    page.export(run / "01_one.ipynb")
-    source = (run / "01_one.html").read_text(encoding="utf-8")
-    assert PNG in source and "no picture" in source and '<script src="http' not in source
-    nb = nbformat.read(run / "01_one.ipynb", 4)
-    nb.cells[0].source = "$x^2$"
-    nbformat.write(nb, run / "01_one.ipynb")
-    page.export(run / "01_one.ipynb")
-    assert "MathJax" in (run / "01_one.html").read_text(encoding="utf-8")
+def test_it_shows_curves_scores_and_the_way_to_the_other_runs(run):
+    folder = run / "11_train_vae"
+    folder.mkdir()
+    (folder / "curve.csv").write_text("step,loss\n1,3\n2,1\n")
+    (folder / "scores.csv").write_text("item,iou,f_05\na,0.25,1\nb,0.75,\n")
+    (run.parent / "index.html").write_text("")
+    (run / "01_one.html").write_text("")
+    sections = record()["sections"] | {"11_train_vae": record()["sections"]["02_two"]}
+    page.write(run, record(sections=sections))
+    found = Page((run / "index.html").read_text(encoding="utf-8"))
+    assert "11: overlap 0.5 11: F(0.05) 1" in found.text
+    assert found.all("svg")[0]["aria-label"].startswith("loss, learned: 3 at step 1, 1 at step 2")
+    links = [tag["href"] for tag in found.all("a")]
+    assert "../index.html" in links and links.count("01_one.html") == 2, "the picture leads to the log that people read"
+    page.write(run, record(shared=True))
+    assert "../index.html" not in (run / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_large_picture_is_made_small(run):
+    buffer = io.BytesIO()
+    Image.effect_noise((2400, 600), 90).save(buffer, "png")
+    output = new_output("display_data", {"image/png": base64.b64encode(buffer.getvalue()).decode()})
+    nbformat.write(new_notebook(cells=[new_code_cell("pass", outputs=[output])]), run / "01_one.ipynb")
     page.write(run, record())
-    assert "01_one.html" in {tag["href"] for tag in Page((run / "index.html").read_text()).all("a") if "href" in tag}
+    (image,) = Page((run / "index.html").read_text(encoding="utf-8")).all("img")
+    pixels = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+    assert pixels.size == (page.PICTURE, page.PICTURE // 4) and image["alt"] == "First picture of 01_one"

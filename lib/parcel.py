@@ -1,0 +1,196 @@
+"""A run as a small folder to commit: notebooks, page, gallery, ledgers and record; no data, and nobody's home in it."""
+
+import csv
+import io
+import json
+import platform
+import re
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+
+from lib import gallery, page
+from lib.dataset import write_text
+from lib.log import LIMIT
+
+LARGEST = 12_000_000  # bytes of all together: a repository keeps every version for ever
+LEDGER = 300_000  # characters of a table: of a larger one the first rows, and all that were put aside
+PRIVATE = ("pid", "host", "cwd")  # of a record: of no use elsewhere
+TABLES = ("*.csv", "*/curve.csv", "*/validation.csv", "*/scores.csv")
+BINARY = r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/=]+"  # pictures in a text: no paths in there, whatever it looks like
+
+
+def pack(run: Path, target: Path | None = None) -> tuple[Path, list[tuple[int, str]]]:
+    """Write a run's log to a folder, by default outputs/<run>_<its date>: the folder, and its files by size."""
+    record = read(run)
+    target = target or Path("outputs", f"{run.resolve().name}_{record['started'][:10]}")
+    refuse(run, target, record)
+    hide = veil(record)
+    kept: dict[str, str | Path] = {}
+    for name in record["sections"]:
+        if (run / f"{name}.ipynb").is_file():
+            kept[f"{name}.ipynb"] = notebook(run / f"{name}.ipynb", hide)
+    shortened: list[str] = []
+    for path in sorted({path for pattern in TABLES for path in run.glob(pattern)}):
+        text, less = table(path)
+        kept[path.relative_to(run).as_posix()] = hide(text)
+        shortened += [less] * bool(less)
+    if (found := gallery.manifest(run)).get("groups"):
+        names = {name for name in gallery.listed(found["groups"]) if not name.endswith(".glb")}  # again in the .js
+        paths = {name: run / "gallery" / name for name in {*names, "viewer.js"}}
+        kept |= {f"gallery/{name}": path for name, path in paths.items() if path.is_file()}
+        kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": found["groups"]}, indent=1))
+    about = shared(record, hide) | {"shortened": shortened, "files": sorted(kept)}
+    lay(kept | {"run.json": json.dumps(about, indent=1)}, target)
+    page.write(target, about)
+    return target, weigh(target)
+
+
+def read(run: Path) -> dict:
+    """The run's record; ValueError if the folder is not that of a run."""
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        if isinstance(record["sections"], dict) and record["status"] and datetime.fromisoformat(record["started"]):
+            return record
+        raise ValueError("sections or status")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        there = sorted(path.parent.name for path in Path("outputs").glob("*/run.json"))
+        raise ValueError(
+            f"{run} is not the folder of a run: {run / 'run.json'} cannot be read ({type(error).__name__}). "
+            f"Give a folder that lib.batch wrote; in outputs/ there is {', '.join(there) or 'none'}."
+        ) from None
+
+
+def refuse(run: Path, target: Path, record: dict) -> None:
+    """Raise ValueError for what would not be a log, or would cost something else."""
+    if record["status"] == "running":
+        raise ValueError(f"{run} is still running. Share it once it has ended.")
+    if target.resolve() == run.resolve():
+        raise ValueError(f"{target} is the run itself. Name another folder: its log lies beside it.")
+    taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken and "files" not in earlier(target):
+        raise ValueError(f"{target} is there already and no log that was written by --log. Name another folder.")
+
+
+def earlier(target: Path) -> dict:
+    """The record of a log that lies there already."""
+    try:
+        return read(target)
+    except ValueError:
+        return {}
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def shared(record: dict, hide) -> dict:
+    """The record without what is only of use on this machine."""
+    return walk({key: value for key, value in record.items() if key not in PRIVATE}, hide) | {"shared": True}
+
+
+def notebook(path: Path, hide) -> str:
+    nb = nbformat.read(path, 4)
+    for cell in nb.cells:
+        cell.source = hide(cell.source)
+        for output in cell.get("outputs", []):
+            for key in ("text", "evalue", "traceback"):
+                if key in output:
+                    output[key] = walk(output[key], hide)
+            for kind, content in output.get("data", {}).items():
+                if not kind.startswith("image/"):
+                    output["data"][kind] = walk(content, hide)
+    nb.metadata = nbformat.from_dict(walk(nb.metadata, hide))
+    nb.metadata.pop("widgets", None)
+    nbformat.validate(nb)
+    text = nbformat.writes(nb)
+    if len(text.encode("utf-8", "replace")) > LIMIT:
+        raise ValueError(
+            f"{path} is over {LIMIT / 1e6:.0f} MB, which GitHub shows no more. Run it again with lib.batch."
+        )
+    return text
+
+
+def table(path: Path) -> tuple[str, str]:
+    """A table and, if it is a very long one, what was left out: rows that were not put aside, from its end."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if len(text) <= LEDGER:
+        return text, ""
+    head, *rows = csv.reader(io.StringIO(text.replace("\0", "")))
+    loud = [row for row in rows if "quarantined" in row]
+    kept = io.StringIO()
+    writer = csv.writer(kept, lineterminator="\n")
+    writer.writerows([head, *loud])
+    count = len(loud)
+    for row in rows:
+        if kept.tell() > LEDGER:
+            break
+        if "quarantined" not in row:
+            writer.writerow(row)
+            count += 1
+    return kept.getvalue(), f"{path.name}: {count:,} of {len(rows):,} rows"
+
+
+def veil(record: dict):
+    """A function that takes out of a text where on this machine it was written: the repo, homes, hosts, data."""
+    given = [
+        section.get("parameters", {}).get(key)
+        for section in record["sections"].values()
+        for key in ("meshes", "dataset")
+    ]
+    far = {str(path).rstrip("/\\") for path in given if isinstance(path, str) and Path(path).is_absolute()}
+    here, home = record.get("cwd") or str(Path.cwd()), str(Path.home())
+    names = {f"{here}/": "", f"{here}\\": "", here: ".", home: "~"}
+    names |= {path: f"~/{Path(path).name}" for path in far if not path.startswith(here)}
+    hosts = {record.get("host"), platform.node()} - {None, ""}
+    order = sorted(names, key=len, reverse=True)  # the longest first: the repo may lie in the home
+    ours = "|".join(re.escape(name) + (r"(?![\w.-])" if name[-1] not in "/\\" else "") for name in order)
+    users = r"(?:/home|/Users|[A-Za-z]:\\+Users)[/\\]+[^/\\\s\"'<>:]+"
+    host = "|".join(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])" for name in hosts if len(name) > 3) or "(?!)"
+    pattern = re.compile(f"({BINARY})|({ours})|({users})|({host})")
+
+    def replaced(found: re.Match) -> str:
+        binary, own, user, _ = found.groups()
+        return binary or (names[own] if own else "~" if user else "a machine")
+
+    return lambda text: pattern.sub(replaced, text)
+
+
+def walk(value, hide):
+    """All texts in lists and mappings, their keys too."""
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, dict):
+        return {hide(str(key)): walk(content, hide) for key, content in value.items()}
+    return [walk(content, hide) for content in value] if isinstance(value, list) else value
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def lay(kept: dict[str, str | Path], target: Path) -> None:
+    """Write it all, after it was weighed; of an earlier log in the same folder, what is left over is removed."""
+    sizes = {name: what.stat().st_size if isinstance(what, Path) else len(what.encode()) for name, what in kept.items()}
+    if sum(sizes.values()) > LARGEST:
+        most = sorted(sizes, key=sizes.get, reverse=True)[:5]
+        told = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in most)
+        raise ValueError(
+            f"the log would have {sum(sizes.values()) / 1e6:.1f} MB, over the {LARGEST / 1e6:.0f} that a repository "
+            f"should take: {told}. Show less in the largest, and run it again."
+        )
+    for name in earlier(target).get("files", []):
+        if name not in kept and (target / name).resolve().is_relative_to(target.resolve()):
+            (target / name).unlink(missing_ok=True)
+    for name, what in kept.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(what, Path):
+            shutil.copyfile(what, target / name)
+        else:
+            write_text(target / name, what)
+
+
+def weigh(target: Path) -> list[tuple[int, str]]:
+    """Every file's size and name, the largest first."""
+    files = [path for path in target.rglob("*") if path.is_file()]
+    return sorted(((path.stat().st_size, path.relative_to(target).as_posix()) for path in files), reverse=True)

@@ -1,0 +1,167 @@
+import json
+import platform
+import random
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import trimesh
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_gallery import write
+from test_page import PNG, Page, record
+
+from lib import batch, gallery, page, parcel
+
+HOME = str(Path.home())
+HOST = "secretive-machine"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run that says at every turn where it was, in a repo below somebody's home, with data elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platform, "node", lambda: HOST)
+    run = Path("outputs/demo")
+    told = f"{tmp_path}/data/a.obj {HOME}/b.obj /mnt/vault/meshes/c.obj /home/eve/d.obj on {HOST}, file://{HOME}/e"
+    outputs = [
+        new_output("stream", text=f"\x1b[0;32m{told}\x1b[0m"),
+        new_output(
+            "display_data",
+            {"image/png": f"{PNG}{HOME}/", "text/html": f'<img src="data:image/png;base64,{HOME}/x">{told}'},
+        ),
+        new_output("error", ename="ValueError", evalue=told, traceback=[told]),
+    ]
+    nb = new_notebook(cells=[new_markdown_cell("# One"), new_code_cell(f"# {told}", outputs=outputs)])
+    nb.metadata.widgets = {"state": {}}
+    nb.metadata.papermill = {"parameters": {"meshes": "/mnt/vault/meshes"}}
+    (run / "01_one").mkdir(parents=True)
+    nbformat.write(nb, run / "01_one.ipynb")
+    (run / "01_one.csv").write_text(f"item,status,reason,seconds,command\na,quarantined,{told},1,python\n")
+    (run / "01_one" / "curve.csv").write_text("step,loss\n1,2\n2,1\n")
+    for name in ("model.safetensors", "resume.pt", "train.log"):
+        (run / "01_one" / name).write_bytes(b"weights")
+    (run / "01_one.log").write_text(told)
+    (run / "01_one.html").write_text(told)
+    write(run / "07_generate" / "ball.glb", trimesh.creation.icosphere(subdivisions=2))
+    section = record()["sections"]["01_one"] | {"parameters": {"meshes": "/mnt/vault/meshes"}, "reason": told}
+    about = record(status="completed", cwd=str(tmp_path), pid=7, host=HOST, sections={"01_one": section}, text=told)
+    (run / "run.json").write_text(json.dumps(about))
+    gallery.build(run, about["sections"])
+    page.write(run, about)
+    return run
+
+
+def texts(folder):
+    return {path: path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_has_what_explains_the_run_and_no_data(run):
+    target, files = parcel.pack(run)
+    assert target == Path("outputs/demo_2026-01-02")
+    names = {name for _, name in files}
+    assert {"index.html", "run.json", "01_one.ipynb", "01_one.csv", "01_one/curve.csv", "gallery/viewer.js"} <= names
+    assert not [
+        name
+        for name in names
+        if name.endswith((".safetensors", ".pt", ".log", ".glb", ".html")) and name != "index.html"
+    ]
+    assert sum(size for size, _ in files) < 1_000_000
+
+
+def test_it_tells_nothing_of_the_machine_it_was_written_on(run, tmp_path):
+    target, _ = parcel.pack(run)
+    nb = nbformat.read(target / "01_one.ipynb", 4)
+    told = "data/a.obj ~/b.obj ~/meshes/c.obj ~/d.obj on a machine, file://~/e"
+    assert nb.cells[1].source == f"# {told}" and nb.cells[1].outputs[2].evalue == told
+    pictures = nb.cells[1].outputs[1].data
+    assert pictures["image/png"] == f"{PNG}{HOME}/" and f"base64,{HOME}/x" in pictures["text/html"], (
+        "pixels are no paths"
+    )
+    nb.cells[1].outputs.pop(1)
+    nbformat.write(nb, target / "01_one.ipynb")
+    for path, text in texts(target).items():
+        for secret in (HOST, f"{HOME}/", str(tmp_path), "/mnt/vault", "/home/eve"):
+            assert secret not in re.sub(parcel.BINARY, "", text), path
+
+
+def test_every_link_of_its_page_leads_to_a_file_in_it(run):
+    target, _ = parcel.pack(run)
+    Path("outputs/index.html").write_text("")
+    found = Page((target / "index.html").read_text(encoding="utf-8"))
+    links = [tag.get("href") or tag.get("src") for kind in ("a", "img", "script") for tag in found.all(kind)]
+    files = [link for link in links if not link.startswith(("#", "data:"))]
+    assert {"01_one.ipynb", "run.json", "gallery/viewer.js"} <= set(files)
+    assert all((target / file).is_file() for file in files)
+    assert "ball" in found.text and "Quarantine: 1" in found.text and found.all("svg")
+
+
+def test_its_notebooks_open_on_github(run):
+    target, _ = parcel.pack(run)
+    nb = nbformat.read(target / "01_one.ipynb", 4)
+    nbformat.validate(nb)
+    assert "widgets" not in nb.metadata and (target / "01_one.ipynb").stat().st_size < 2_000_000
+
+
+def test_again_it_replaces_its_own_log_and_nothing_else(run):
+    target, _ = parcel.pack(run)
+    (target / "answer.md").write_text("mine")
+    before = {name for _, name in parcel.weigh(target)}
+    (run / "01_one.ipynb").unlink()
+    parcel.pack(run)
+    assert {name for _, name in parcel.weigh(target)} == before - {"01_one.ipynb"}
+    for folder in (run, Path("thesis")):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.txt").write_text("mine")
+        with pytest.raises(ValueError, match="Name another folder"):
+            parcel.pack(run, folder)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"status": "completed"}'])
+def test_a_folder_that_is_no_run_is_refused(run, content, capsys):
+    Path("other").mkdir()
+    if content:
+        Path("other/run.json").write_text(content)
+    assert batch.main(["--log", "other"]) == 1
+    told = capsys.readouterr().err
+    assert "other is not the folder of a run" in told and "in outputs/ there is demo" in told
+
+
+def test_a_run_that_is_under_way_is_refused(run):
+    about = json.loads((run / "run.json").read_text()) | {"status": "running"}
+    (run / "run.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="still running"):
+        parcel.pack(run)
+
+
+def test_what_is_too_large_is_refused_by_name_before_anything_is_written(run, monkeypatch):
+    monkeypatch.setattr(parcel, "LARGEST", 20_000)
+    with pytest.raises(ValueError, match=r"the log would have 0\.\d MB.*gallery/01_made\.js"):
+        parcel.pack(run)
+    assert not Path("outputs/demo_2026-01-02").exists()
+    monkeypatch.setattr(parcel, "LIMIT", 100)
+    with pytest.raises(ValueError, match=r"01_one\.ipynb is over"):
+        parcel.pack(run)
+
+
+def test_a_long_ledger_keeps_what_was_put_aside_and_says_what_is_left_out(run):
+    rows = [f"item_{number},done,,{random.random()},x" for number in range(20_000)]
+    rows[-1] = "bad,quarantined,why,1,again"
+    (run / "01_one.csv").write_text("item,status,reason,seconds,command\n" + "\n".join(rows) + "\n")
+    target, _ = parcel.pack(run)
+    kept = (target / "01_one.csv").read_text()
+    assert len(kept) <= parcel.LEDGER + 100 and kept.endswith(",x\n")
+    assert kept.startswith("item,status,reason,seconds,command\nbad,quarantined,why,1,again\nitem_0,done")
+    told = f"01_one.csv: {len(kept.splitlines()) - 1:,} of 20,000 rows"
+    assert json.loads((target / "run.json").read_text())["shortened"] == [told]
+    assert told in Page((target / "index.html").read_text(encoding="utf-8")).text
+
+
+def test_the_command_says_what_it_wrote_and_how_to_commit_it(run, capsys):
+    assert batch.main(["--log", "outputs/demo", "outputs/a log"]) == 0
+    told = capsys.readouterr().out
+    assert "index.html" in told and " MB  in outputs/a log. To commit it: git add -f 'outputs/a log'" in told
+    with pytest.raises(SystemExit):
+        batch.main(["params/demo.yaml", "--log", "outputs/demo"])
+    with pytest.raises(SystemExit):
+        batch.main([])
