@@ -42,15 +42,25 @@ def wanted(run: Path, sections: dict) -> list[dict]:
 
 
 def generated(run: Path, sections: dict) -> dict:
-    """<run>/07_generate/<name>.glb, the picture beside it; <mesh>_view_<NNN> names the mesh that it shows."""
-    cards = []
-    for made in spread(sorted(run.glob("07_generate/*.glb")), CARDS["generated"]):
+    """<run>/07_generate/<name>.glb, the picture beside it; <mesh>_view_<NNN> names the mesh that it shows.
+
+    Those of the last run of 07 if it wrote down which: others may lie there from before. The worst come first.
+    """
+    folder, cards = run / "07_generate", []
+    scores = {row.get("picture"): number(row.get("made")) for row in rows(folder / "scores.csv")}
+    listed = [folder / f"{row['name']}.glb" for row in rows(folder / "made.csv") if row.get("name")]
+    found = [path for path in listed if path.is_file()] or sorted(folder.glob("*.glb"))
+    rank = {name: place for place, name in enumerate(scores)}
+    for made in spread(sorted(found, key=lambda path: rank.get(path.stem, len(rank))), CARDS["generated"]):
         shown = re.fullmatch(r"(.+)_view_\d{3}(_\d+)?", made.stem)
         truth = normalised(shown[1], sections.get("07_generate")) if shown else None
         own = re.sub(r"_\d+$", "", made.stem) if shown and shown[2] else made.stem
         pictures = [path for name in (made.stem, own) if (path := made.with_name(f"{name}.png")).is_file()]
-        cards.append(card(made.stem, made=made, truth=truth, picture=next(iter(pictures), None)))
-    words = "The picture that came in, the mesh that 07 made of it, and the true one where it is known."
+        told = f"F(0.05) {scores[made.stem]:.2f}" if scores.get(made.stem) is not None else ""
+        cards.append(card(made.stem, told, made=made, truth=truth, picture=next(iter(pictures), None)))
+    words = (
+        "The picture that came in, the mesh that 07 made of it, and the true one where it is known; the worst first."
+    )
     return {"title": "Made of pictures", "words": words, "cards": cards}
 
 

@@ -18,7 +18,7 @@ from lib.log import LIMIT
 LARGEST = 12_000_000  # bytes of all together: a repository keeps every version for ever
 LEDGER = 300_000  # characters of a table: of a larger one the first rows, and all that were put aside
 PRIVATE = ("pid", "host", "cwd")  # of a record: of no use elsewhere
-TABLES = ("*.csv", "*/curve.csv", "*/validation.csv", "*/scores.csv")
+TABLES = ("*.csv", "*/curve.csv", "*/validation.csv", "*/scores.csv", "*/made.csv", "*/scores.tex")
 BINARY = r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/=]+"  # pictures in a text: no paths in there, whatever it looks like
 
 

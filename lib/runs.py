@@ -14,12 +14,14 @@ from lib.dataset import Claims
 from lib.markup import badge, code, link, minutes, moment, table, text
 from lib.tables import mean, rows
 
-SCORES = {  # what a run is known by: where it is written, and the column whose mean counts
-    "11: overlap": ("11_train_vae/scores.csv", "iou"),
-    "11: F(0.05)": ("11_train_vae/scores.csv", "f_05"),
-    "08: overlap": ("08_evaluate.csv", "iou"),
-    "08: F(0.05)": ("08_evaluate.csv", "f_0.05"),
-    "08: chamfer L1": ("08_evaluate.csv", "chamfer_l1"),
+SCORES = {  # what a run is known by: where it is written, the column whose mean counts, and of which task's rows
+    "11: overlap": ("11_train_vae/scores.csv", "iou", ""),
+    "11: F(0.05)": ("11_train_vae/scores.csv", "f_05", ""),
+    "07: F(0.05)": ("07_generate/scores.csv", "made", ""),
+    "08: overlap, decoded": ("08_evaluate.csv", "iou", "reconstruction"),
+    "08: F(0.05), decoded": ("08_evaluate.csv", "f_0.05", "reconstruction"),
+    "08: F(0.05), generated": ("08_evaluate.csv", "f_0.05", "generation"),
+    "08: F(0.05), compared": ("08_evaluate.csv", "f_0.05", "comparison"),
 }
 NAMED = 5  # parameters that a row of the table names; all are in the second table
 COLUMNS = 12  # runs side by side in it, the latest
@@ -81,7 +83,9 @@ def read(path: Path) -> dict:
 
 def scores(run: Path) -> dict[str, float]:
     """Means of a run's main scores, of those that are there."""
-    found = {name: mean(rows(run / file), column) for name, (file, column) in SCORES.items()}
+    found = {}
+    for name, (file, column, task) in SCORES.items():
+        found[name] = mean([row for row in rows(run / file) if not task or row.get("task") == task], column)
     return {name: value for name, value in found.items() if value is not None}
 
 

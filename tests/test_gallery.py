@@ -60,6 +60,15 @@ def test_what_was_made_stands_beside_its_picture_and_the_truth(run):
     assert known["radius"] == pytest.approx(1), "a card's meshes share a frame: the ball is larger than the box"
 
 
+def test_what_the_last_run_made_comes_worst_first_with_its_score(run):
+    folder, name = run / "07_generate", "box_0badcafe_view_002"
+    write(folder / "left_over_view_000.glb", trimesh.creation.box())
+    (folder / "made.csv").write_text(f"picture,name,reason\n{NAME},{NAME},\n{name},{name},\ngone,gone,no surface\n")
+    (folder / "scores.csv").write_text(f"picture,made\n{name},0.125\n")
+    [group] = gallery.wanted(run, sections(run))
+    assert [(card["name"], card["told"]) for card in group["cards"]] == [(name, "F(0.05) 0.12"), (NAME, "")]
+
+
 def test_reconstructions_come_worst_first_with_their_scores(run):
     folder = run / "11_train_vae"
     for name in "abc":

@@ -36,13 +36,19 @@ def test_every_run_is_in_the_table_the_latest_first(tmp_path):
     (tmp_path / "foreign" / "data.bin").write_bytes(b"\0")
     (late / "11_train_vae").mkdir()
     (late / "11_train_vae" / "scores.csv").write_text("item,iou,f_05\na,0.5,x\nb,0.25,\n")
-    (late / "08_evaluate.csv").write_text("item,status,iou,f_0.05,chamfer_l1\na,done,0.5,1,0.02\nb,quarantined,,,\n")
+    rows = [
+        "a,done,reconstruction,0.5,1",
+        "b,quarantined,,,",
+        "c,done,generation,0.1,0.25",
+        "d,done,generation,0.1,0.5",
+    ]
+    (late / "08_evaluate.csv").write_text("\n".join(["item,status,task,iou,f_0.05", *rows]))
     found = page_of(tmp_path)
     assert found.open == [] and "2 of them" in found.text and "foreign" not in found.text
     assert found.text.index("late") < found.text.index("early")
     assert [tag["href"] for tag in found.all("a")] == ["late/index.html", "early/index.html"]
-    assert "late Is it so?" in found.text and "timed out 2 quarantined 4.2 min 0.375 0.5 1 0.02" in found.text
-    heads = ["11: overlap", "08: overlap", "08: F(0.05)", "08: chamfer L1"]
+    assert "late Is it so?" in found.text and "timed out 2 quarantined 4.2 min 0.375 0.5 1 0.375" in found.text
+    heads = ["11: overlap", "08: overlap, decoded", "08: F(0.05), decoded", "08: F(0.05), generated"]
     assert f"Time {' '.join(heads)} Unlike" in found.text, "no column for what no run has"
 
 
