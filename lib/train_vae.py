@@ -119,18 +119,23 @@ def learn(
     model = begin(size, {name: value for name, value in (network or {}).items() if value not in (0, "")}, start)
     asked = {name: chosen.pop(name) for name in ("points", "supervision", "tokens", "odds", "sharp_weight", "kl")}
     made_with = {"network": model.config, "start": start, "edges": edges, "augment": augment, "data": digest(train)}
-    source = {"shelf": points.Shelf([samples(item) for item in train], cache), "channels": model.channels}
+    seen, kept = (points.Shelf([samples(item) for item in some], cache) for some in (train, held_out))
+    drawn = partial(batch, asked=asked, edges=edges, seed=seed, channels=model.channels)
+    ask = partial(losses, asked=asked, clip=model.config["clip"])
     judge = partial(judged, asked=asked, edges=edges)
     watched = [item for item in held_out if splits([item.name], item.dataset)[item.name] == "val"] or held_out
     trained = loop.train(
         model,
-        partial(losses, asked=asked, clip=model.config["clip"]),
-        partial(batch, asked=asked, edges=edges, how=augment, seed=seed, **source),
+        ask,
+        partial(drawn, shelf=seen, how=augment),
         folder,
         asked | made_with,
         steps=steps,
         seed=seed,
-        validate=lambda ema, step: glance(judge, ema, watched[:WATCHED], folder, step),
+        validate=lambda ema, step: (
+            glance(judge, ema, watched[:WATCHED], folder, step)
+            | unseen_losses(ema, ask, partial(drawn, shelf=kept, how="none"), len(kept), chosen["batch_size"])
+        ),
         validate_every=validate_every or -(-steps // 5),
         **chosen,
         **means,
@@ -278,6 +283,17 @@ def glance(judge: Callable, model: nn.Module, watched: list[Item], folder: Path,
     return pd.DataFrame(rows).drop(columns="item").mean().to_dict()
 
 
+def unseen_losses(model: nn.Module, ask: Callable, draw: Callable, count: int, size: int) -> dict:
+    """Means of the loss and its terms over all shapes that stay unseen, the same points of them each time."""
+    device, found = next(model.parameters()).device, []
+    for start in range(0, count, size):
+        samples = range(start, min(start + size, count))
+        with torch.no_grad():
+            terms = ask(model, loop.moved(draw(0, samples), device))
+        found.append({f"unseen_{name}": len(samples) / count * float(value) for name, value in terms.items()})
+    return pd.DataFrame(found).sum().to_dict()
+
+
 def compare(scores: pd.DataFrame, train: list[Item], unseen: list[Item]) -> pd.DataFrame:
     """F-scores beside what they would be without a model: another unseen shape, the nearest one learned from."""
     surfaces = {item.name: points.read(*samples(item)).coarse[:, :3].astype(np.float32) for item in (*train, *unseen)}
@@ -313,7 +329,9 @@ def curves(folder: str | Path):
         left, right = axes.flat
         for name in ("sharp", "rest"):
             left.plot(rows["step"], rows[name], label=f"{name}, learned", linewidth=1)
-        for name, label in (("edge_error", "sharp, unseen"), ("error", "anywhere, unseen")):
+        for name, label in (("unseen_sharp", "sharp, unseen"), ("unseen_rest", "rest, unseen")):
+            if name not in seen:  # a run from before there were these
+                continue
             left.plot(seen["step"], seen[name], "o-", label=label, markersize=3, linewidth=1)
         left.set(title="squared error of the field", xlabel="step", yscale="log")
         left.legend()

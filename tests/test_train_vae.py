@@ -69,6 +69,13 @@ def test_from_samples_to_a_model_with_its_scores(tree, tmp_path):
     own = first.baselines.set_index("in its place")["f_05"]
     assert own["the shape itself"] == pytest.approx(own["the nearest learned shape"], abs=0.1), "all are one box here"
     read = vae.load(tmp_path / "run")
+    last = read_curve(tmp_path / "run", "validation")[-1]
+    asked = dict(choose("tiny", QUICK))
+    ask = partial(train_vae.losses, asked=asked, clip=read.config["clip"])
+    shelf = points.Shelf([train_vae.samples(item) for item in train_vae.divide(tree)[1]], 1)
+    draw = partial(train_vae.batch, asked=asked, edges=True, seed=0, channels=read.channels, shelf=shelf, how="none")
+    terms = train_vae.unseen_losses(read, ask, draw, 3, asked["batch_size"])
+    assert terms and all(last[name] == pytest.approx(value, rel=1e-4) for name, value in terms.items())
     again = run(tree, tmp_path / "run")  # the same call: nothing is trained, all is there
     assert again.scores.equals(first.scores)
     assert all(
