@@ -6,6 +6,8 @@ Outside is an array of bools, one for each corner of the band; every other corne
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lib import field, winding
 
@@ -23,6 +25,7 @@ class Grid(NamedTuple):
     flood: field.Outside
     places: field.Places
     radius: np.ndarray  # without faces about it, of each corner of the band, then of an ENCLOSED one and a FREE one
+    beside: np.ndarray  # corners of the band that the flood does not reach, but a ball that comes by between corners
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """Where corners of the band lie."""
@@ -38,16 +41,81 @@ class Grid(NamedTuple):
         return field.pack(np.round((X + field.BOX) / field.spacing(self.resolution)).astype(np.int64))
 
 
-def gridded(surface: field.Surface, resolution: int, band: field.Band, flood: field.Outside) -> Grid:
+def gridded(surface: field.Surface, resolution: int, band: field.Band, flood: field.Outside, beside=()) -> Grid:
     h = field.spacing(resolution)
-    return Grid(surface, resolution, band, flood, field.places(band.keys, flood), np.r_[band.distance, h, h])
+    radius = np.r_[band.distance, h, h]
+    return Grid(surface, resolution, band, flood, field.places(band.keys, flood), radius, np.array(beside, int))
 
 
 def band(surface: field.Surface, resolution: int) -> Grid:
     """The corners within a cell of the surface, which are the ends of all edges that it crosses, and the flood."""
     near = field.band(surface, resolution, 1.01 * field.spacing(resolution))
     # eps and no less: at 0.9 eps two sofas' slits open, but rooms that were sealed leak (a football table's).
-    return gridded(surface, resolution, near, field.flood(near.keys[near.distance <= 2 / resolution]))
+    rooms = field.rooms(near.keys[near.distance <= 2 / resolution])
+    return gridded(surface, resolution, near, *squeeze(surface, resolution, near, rooms))
+
+
+def squeeze(surface: field.Surface, resolution: int, near: field.Band, rooms: field.Rooms):
+    """The flood of a ball that may leave the corners: it also comes through slits in which no corner is eps off.
+
+    A corner in a slit, or next to one, stands for a place near it where the ball fits; the ball goes from place to
+    place of neighbours, or to a free neighbour, if it fits a quarter, half and three quarters of the way. The flood,
+    and the corners whose places it comes to.
+    """
+    eps = 2 / resolution
+    tight = (near.distance > 0.3 * field.spacing(resolution)) & (near.distance <= eps)
+    at, X = niches(surface, resolution, near, np.flatnonzero(tight), 4)
+    beside = np.zeros(len(near.keys), bool)
+    for step in NEIGHBOURS:
+        other = field.find(near.keys, near.keys[at] + step @ field.STEPS)
+        beside[other[other >= 0]] = True
+    beside[at] = False
+    more = niches(surface, resolution, near, np.flatnonzero(tight & beside), np.inf)
+    at, X = np.r_[at, more[0]], np.r_[X, more[1]]
+
+    count = rooms.room.max(initial=0) + 1
+    node = np.full(len(near.keys), -1)  # of each corner: its room, or behind those its place
+    free = near.distance > eps
+    node[free] = rooms(near.keys[free])
+    node[at] = count + np.arange(len(at))
+    name = np.arange(count + len(at))
+    for step in NEIGHBOURS:
+        other = field.find(near.keys, near.keys[at] + step @ field.STEPS)
+        there = node[other]
+        far = other < 0
+        there[far] = rooms(near.keys[at[far]] + step @ field.STEPS)
+        here = np.flatnonzero((there >= 0) & (name[count:] != name[there]))
+        one, two = X[here], field.position(field.unpack(near.keys[at[here]]) + step, resolution)
+        place = there[here] >= count
+        two[place] = X[there[here][place] - count]
+        fits = np.ones(len(here), bool)
+        for share in (0.5, 0.25, 0.75):
+            fits[fits] = field.closest(surface, (one + (two - one) * share)[fits])[0] > eps
+        links = name[count:][here[fits]], name[there[here[fits]]]
+        graph = coo_array((np.ones(fits.sum(), bool), links), shape=(name.max() + 1, name.max() + 1))
+        name = connected_components(graph, directed=False)[1][name]
+    return rooms.outside(name[:count] == name[0]), at[name[count:] == name[0]]
+
+
+def niches(surface: field.Surface, resolution: int, near: field.Band, at: np.ndarray, width: float) -> tuple:
+    """Of some corners of the band those beside which a ball of radius eps fits, and where; width: of a slit, in cells,
+    between the walls of which they have to lie."""
+    h, eps = field.spacing(resolution), 2 / resolution
+    X = C = field.position(field.unpack(near.keys[at]), resolution)
+    Q, distance, found, places = near.point[at], near.distance[at], [], []
+    for _ in range(3):  # away from the nearest wall, not farther than the middle between it and the next
+        U = (X - Q) / distance[:, None]
+        room = field.hits(surface, X, U, 4 * h)[0]
+        slit = (room + distance > 2 * eps) & (room <= width * h)
+        at, C, X, U = at[slit], C[slit], X[slit], U[slit]
+        X = X + U * np.minimum((room - distance) / 2, eps - distance + 0.1 * h)[slit, None]
+        distance, _, Q = field.closest(surface, X)
+        fits, close = distance > eps, np.linalg.norm(X - C, axis=1) < 0.9 * h
+        found.append(at[fits & close])
+        places.append(X[fits & close])
+        left = ~fits & close & (distance > 0.1 * h)
+        at, C, X, Q, distance = at[left], C[left], X[left], Q[left], distance[left]
+    return np.concatenate(found), np.concatenate(places)
 
 
 def grow(grid: Grid, keys: np.ndarray, found: tuple) -> Grid:
@@ -64,6 +132,7 @@ def push_back(grid: Grid, rounds: int = 2) -> np.ndarray:
     """
     band, h = grid.band, field.spacing(grid.resolution)
     outside = grid.flood(band.keys)
+    outside[grid.beside] = True
     new = np.r_[outside, False, True]  # whom no round has asked yet
     for _ in range(rounds):
         todo = np.flatnonzero(~outside & (band.distance > 1e-3 * h))
