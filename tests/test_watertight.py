@@ -2,6 +2,7 @@ import judge_watertight
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial import cKDTree
 from test_field import assert_manifold
 
 from lib import field, watertight, winding
@@ -247,6 +248,7 @@ def test_a_ball_with_a_hole_is_closed_or_left_a_wall(spoil):
     assert (facts["caps"], facts["euler"], facts["hollow"]) == (1, 2, False)
     assert np.isclose(facts["volume"], 4 / 3 * np.pi - cap, rtol=0.02)
     assert both_ways(m, V, F)[1].max() < 0.7 * field.spacing(64)
+    assert not cKDTree(V).query_pairs(1e-3 * field.spacing(64))  # or faces without area, where cap and source meet
 
     _, _, facts = close(m, holes="wall")
     assert (facts["caps"], facts["euler"], facts["hollow"]) == (0, 2, True)
