@@ -6,8 +6,6 @@ Outside is an array of bools, one for each corner of the band; every other corne
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from lib import field, winding
 
@@ -58,43 +56,55 @@ def band(surface: field.Surface, resolution: int) -> Grid:
 def squeeze(surface: field.Surface, resolution: int, near: field.Band, rooms: field.Rooms):
     """The flood of a ball that may leave the corners: it also comes through slits in which no corner is eps off.
 
-    A corner in a slit, or next to one, stands for a place near it where the ball fits; the ball goes from place to
-    place of neighbours, or to a free neighbour, if it fits a quarter, half and three quarters of the way. The flood,
-    and the corners whose places it comes to.
+    A corner in a slit, or next to one, stands for a place near it where the ball fits; from afar the ball goes from
+    free corners and places to those of neighbours. The flood, and the corners whose places it comes to.
     """
-    eps = 2 / resolution
-    tight = (near.distance > 0.3 * field.spacing(resolution)) & (near.distance <= eps)
+    h, eps = field.spacing(resolution), 2 / resolution
+    tight = (near.distance > 0.3 * h) & (near.distance <= eps)
     at, X = niches(surface, resolution, near, np.flatnonzero(tight), 4)
-    beside = np.zeros(len(near.keys), bool)
+    mouth = np.zeros(len(near.keys), bool)
     for step in NEIGHBOURS:
         other = field.find(near.keys, near.keys[at] + step @ field.STEPS)
-        beside[other[other >= 0]] = True
-    beside[at] = False
-    more = niches(surface, resolution, near, np.flatnonzero(tight & beside), np.inf)
+        same = near.distance[at] + near.distance[other] > np.linalg.norm(step) * h  # side of the wall
+        mouth[other[same & (other >= 0)]] = True
+    mouth[at] = False
+    more = niches(surface, resolution, near, np.flatnonzero(tight & mouth), np.inf)
     at, X = np.r_[at, more[0]], np.r_[X, more[1]]
 
-    count = rooms.room.max(initial=0) + 1
-    node = np.full(len(near.keys), -1)  # of each corner: its room, or behind those its place
-    free = near.distance > eps
-    node[free] = rooms(near.keys[free])
-    node[at] = count + np.arange(len(at))
-    name = np.arange(count + len(at))
-    for step in NEIGHBOURS:
-        other = field.find(near.keys, near.keys[at] + step @ field.STEPS)
-        there = node[other]
-        far = other < 0
-        there[far] = rooms(near.keys[at[far]] + step @ field.STEPS)
-        here = np.flatnonzero((there >= 0) & (name[count:] != name[there]))
-        one, two = X[here], field.position(field.unpack(near.keys[at[here]]) + step, resolution)
-        place = there[here] >= count
-        two[place] = X[there[here][place] - count]
-        fits = np.ones(len(here), bool)
-        for share in (0.5, 0.25, 0.75):
-            fits[fits] = field.closest(surface, (one + (two - one) * share)[fits])[0] > eps
-        links = name[count:][here[fits]], name[there[here[fits]]]
-        graph = coo_array((np.ones(fits.sum(), bool), links), shape=(name.max() + 1, name.max() + 1))
-        name = connected_components(graph, directed=False)[1][name]
-    return rooms.outside(name[:count] == name[0]), at[name[count:] == name[0]]
+    place = np.full(len(near.keys) + 1, -1)  # of each corner that has one, -1 for others and for none
+    place[at] = np.arange(len(at))
+    free = np.r_[near.distance > eps, True]
+    beside, Y = [], []  # places, and free corners a step along an axis from them
+    for step in NEIGHBOURS[:6] @ field.STEPS:
+        one = np.flatnonzero(free[field.find(near.keys, near.keys[at] + step)])
+        beside.append(one)
+        Y.append(near.keys[at[one]] + step)
+    beside, Y = np.concatenate(beside), np.concatenate(Y)
+    room, Y = rooms(Y), field.position(field.unpack(Y), resolution)
+
+    come, open = np.zeros(len(at), bool), np.arange(rooms.room.max(initial=0) + 1) == 0
+    new, tried = np.zeros(0, np.int64), np.zeros(len(beside), bool)
+    while True:
+        door = np.flatnonzero((come[beside] != open[room]) & ~tried)
+        tried[door] = True
+        door = door[fits(surface, eps, X[beside[door]], Y[door])]
+        other = place[field.find(near.keys, near.keys[at[new]][:, None] + NEIGHBOURS @ field.STEPS)]  # (n, 26)
+        one, way = np.nonzero((other >= 0) & ~come[other])
+        two = other[one, way]
+        two = two[fits(surface, eps, X[new[one]], X[two])]
+        new = field.unique(np.r_[two, beside[door]])
+        new = new[~come[new]]
+        if not len(new) and open[room[door]].all():
+            return rooms.outside(open), at[come]
+        come[new] = open[room[door]] = True
+
+
+def fits(surface: field.Surface, eps: float, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Whether a ball that fits in both places fits a quarter, half and three quarters of the way between them."""
+    good = np.ones(len(one), bool)
+    for share in (0.5, 0.25, 0.75):
+        good[good] = field.closest(surface, (one + (two - one) * share)[good])[0] > eps
+    return good
 
 
 def niches(surface: field.Surface, resolution: int, near: field.Band, at: np.ndarray, width: float) -> tuple:
