@@ -369,6 +369,14 @@ def test_the_judge_sees_fans_and_edges_that_are_no_manifold():
     assert "closed" not in judged(at_a_corner, at_a_corner)[0]  # two parts, a vertex each
 
 
+def test_the_judge_passes_parts_that_all_but_touch():
+    stacked = join(box([-0.6, -0.5, -0.4], [0.6, 0, 0.4]), box([-0.6, 1e-5, -0.4], [0.6, 0.5, 0.4]))
+    figures = judged(stacked, stacked)[1]
+    assert figures["inward"] == 0 and figures["shells"] == 0
+    deep = join(box([-0.6, -0.5, -0.4], [0.6, 0.1, 0.4]), box([-0.6, 0, -0.4], [0.6, 0.5, 0.4]))
+    assert "outward" in judged(deep, deep)[0]
+
+
 def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
     h = field.spacing(64)
     for width, key in ((1.5 * h, "unreached"), (4 * h, "missed")):  # a ball of radius eps is 1.9 cells wide
