@@ -147,7 +147,7 @@ def place(cells, cell, point, normal, real, resolution):
         return np.bincount(flat, np.repeat(x, 4), n)
 
     hits = total(real)
-    weight = np.where(real, 1.0, 1e-6)  # the source's own crossings alone, where there are any
+    weight = np.where(real, 1.0, 0.03)  # cells with but one of the source's own may share it
     mean = np.stack([total(x) for x in (point * weight[:, None]).T], -1) / total(weight)[:, None]
     normal = normal * real[:, None]
     agree = np.linalg.norm(np.stack([total(x) for x in normal.T], -1), axis=1)

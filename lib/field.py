@@ -274,13 +274,35 @@ class Outside(NamedTuple):
         return (run < 0) | (keys > self.last[run])
 
 
-def flood(blocked: np.ndarray) -> Outside:
-    """Flood fill from afar over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
+class Rooms(NamedTuple):
+    """Free corners by the rooms they are in, in runs along z between blocked ones; room 0 surrounds them all."""
+
+    first: np.ndarray  # key of each run's first corner, sorted
+    last: np.ndarray
+    room: np.ndarray  # that each run is in
+
+    def __call__(self, keys: np.ndarray) -> np.ndarray:
+        """The room that each free corner is in."""
+        if not len(self.first):
+            return np.zeros(keys.shape, np.int64)
+        run = np.searchsorted(self.first, keys, side="right") - 1
+        return np.where((run < 0) | (keys > self.last[run]), 0, self.room[run])
+
+    def outside(self, open: np.ndarray) -> Outside:
+        """Who is outside if some of the rooms are: a bool each."""
+        free = open[self.room]
+        first, last = self.first[free], self.last[free]
+        inner = first[1:] >> BITS == last[:-1] >> BITS  # between two runs of a column
+        return Outside(last[:-1][inner] + 1, first[1:][inner] - 1)
+
+
+def rooms(blocked: np.ndarray) -> Rooms:
+    """Flood fill over 6-connected free corners, by runs along z between the blocked ones (sorted keys).
 
     Runs of neighbouring columns that overlap are joined, so the work grows with the surface, not with the volume.
     """
     if not len(blocked):
-        return Outside(blocked, blocked)
+        return Rooms(blocked, blocked, blocked)
     ijk = unpack(blocked)
     low, high = ijk.min(0) - 1, ijk.max(0) + 1
     x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
@@ -297,11 +319,13 @@ def flood(blocked: np.ndarray) -> Outside:
         b.append(np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count))
     a, b = np.concatenate(a), np.concatenate(b)
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(first), len(first)))
-    _, label = connected_components(graph, directed=False)
-    free = label == label[0]
-    first, last = first[free], last[free]
-    inner = first[1:] >> BITS == last[:-1] >> BITS  # between two runs of a column
-    return Outside(last[:-1][inner] + 1, first[1:][inner] - 1)
+    return Rooms(first, last, connected_components(graph, directed=False)[1])  # which numbers them in their order
+
+
+def flood(blocked: np.ndarray) -> Outside:
+    """What can be reached from afar by steps along the axes, from free corner to free corner."""
+    found = rooms(blocked)
+    return found.outside(np.arange(found.room.max(initial=0) + 1) == 0)
 
 
 class Places(NamedTuple):

@@ -223,7 +223,11 @@ def shells(mesh: Mesh, step: float, rng) -> dict:
     face = np.unique(np.r_[np.flatnonzero(rank < 5), rng.integers(0, len(F), 5000)])  # some of each part
     N = mesh.normals[face] / np.maximum(np.linalg.norm(mesh.normals[face], axis=1, keepdims=True), 1e-300)
     P = mesh.V[F[face]].mean(1)
-    outer, inner = np.split(fast_winding_number(mesh.V, F, np.concatenate([P + step * N, P - step * N])), 2)
+    sides = []
+    for M in (N, -N):  # halfway to the next face, if that is nearer: parts may stand on one another
+        room = 1e-6 + mesh.first_hit(P + 1e-6 * M, M) / 2
+        sides.append(P + np.minimum(room, step)[:, None] * M)
+    outer, inner = np.split(fast_winding_number(mesh.V, F, np.concatenate(sides)), 2)
     wrong = (np.abs(outer) > 0.3) | (np.abs(inner - 1) > 0.3)
     each = np.bincount(part[face], wrong) / np.bincount(part[face])
     A, B, C = mesh.V[F].swapaxes(0, 1)

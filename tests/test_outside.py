@@ -63,15 +63,17 @@ def test_outside_ends_at_a_solid_whichever_way_its_faces_point(flipped):
     assert np.array_equal(out[clear], ~hull.contains(where(grid))[clear])
 
 
-def test_what_no_ball_reaches_stays_inside_and_a_wide_mouth_lets_it_in():
+def test_what_no_ball_reaches_stays_inside_and_a_mouth_that_it_fits_lets_it_in():
     def inner(mouth):
-        shell = without(ball(), lambda c: c[:, 2] < 0.8 * np.cos(np.arcsin(mouth / 0.8)))
-        grid = grid_of(shell)
-        deep = np.linalg.norm(where(grid), axis=1) < 0.8 - 0.3 * H
-        return outside.push_back(grid)[deep & (where(grid)[:, 2] < 0)].mean()
+        jar = trimesh.creation.revolve([[mouth * EPS, 0.5], [0.6, 0.5], [0.6, -0.5], [0, -0.5]], sections=64)
+        jar.apply_transform(trimesh.transformations.rotation_matrix(0.7, [1, 2, 3]))
+        grid = grid_of(jar)
+        turn = trimesh.transformations.rotation_matrix(0.7, [1, 2, 3])[:3, :3]
+        X = where(grid) @ turn
+        deep = (np.linalg.norm(X[:, :2], axis=1) < 0.6 - 0.1 * H) & (np.abs(X[:, 2]) < 0.5 - 2 * H)
+        return outside.push_back(grid)[deep].mean()
 
-    assert inner(mouth=0.5 * EPS) == 0
-    assert inner(mouth=4 * EPS) == 1
+    assert [inner(mouth) for mouth in (0.5, 0.95, 2, 4)] == [0, 0, 1, 1]
 
 
 def test_the_flood_is_that_of_a_dense_grid():
@@ -84,15 +86,18 @@ def test_the_flood_is_that_of_a_dense_grid():
 
 
 @pytest.mark.parametrize("shift", [0, 0.2, 0.4, 0.6, 0.8])
-@pytest.mark.parametrize(("width", "open"), [(1.9, 0), (3.1, 1)])
-def test_a_slit_is_closed_below_two_eps_and_open_wherever_corners_lie_from_three_on(shift, width, open):
+@pytest.mark.parametrize("turn", [None, (0, 0, 1), (1, 2, 3)])
+@pytest.mark.parametrize(("width", "open"), [(1.9, 0), (2.2, 1), (3.1, 1)])
+def test_a_slit_is_open_from_two_eps_on_however_it_lies_in_the_grid(shift, turn, width, open):
     """Two plates, joined along three of their sides."""
     half, s = width * EPS / 2, shift * H
     plates = [box([s + side * half - 0.1 * (side < 0), -0.6, -0.5], [s + side * half + 0.1 * (side > 0), 0.6, 0.9])
               for side in (-1, 1)]  # fmt: skip
     sides = [box([s - half, y, -0.5], [s + half, y + 0.1, 0.9]) for y in (-0.6, 0.5)]
-    grid = grid_of(*plates, *sides, box([s - half, -0.6, -0.6], [s + half, 0.6, -0.5]))
-    X = np.array([[s, y, z] for y in np.linspace(-0.4, 0.4, 20) for z in np.linspace(-0.4, 0.4, 20)])
+    turn = trimesh.transformations.rotation_matrix(np.pi / 4, turn)[:3, :3] if turn else np.eye(3)
+    m = trimesh.util.concatenate([*plates, *sides, box([s - half, -0.6, -0.6], [s + half, 0.6, -0.5])])
+    grid = grid_of(trimesh.Trimesh(m.vertices @ turn.T, m.faces, process=False))
+    X = np.array([[s, y, z] for y in np.linspace(-0.4, 0.4, 20) for z in np.linspace(-0.4, 0.4, 20)]) @ turn.T
     assert outside.sees(grid, outside.push_back(grid), X + 0.137 * H).mean() == open
 
 
