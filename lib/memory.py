@@ -13,9 +13,7 @@ def choose(device: str) -> str:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device = {device!r}, and torch sees no GPU here. Give 'cpu', or 'auto' for what there is."
-        )
+        raise ValueError(f"device = {device!r}, and torch sees no GPU here. Give 'cpu', or 'auto' for what there is.")
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
