@@ -1,7 +1,6 @@
 """A picture in, a mesh out: cut out, framed as in training, DINOv2, the diffusion transformer, the VAE, a surface."""
 
 import functools
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from lib import cutout, dino, dit, memory, mesh, picture, score, vae
 from lib.dataset import Item, kept_unseen, read_facts, splits, writing
 from lib.pairs import SUFFIXES
 from lib.surface import surface
+from lib.versus import family as family_of
 
 ABOVE = 0.4  # of the way from the first camera, at the top, to the last, at the bottom: a little above the horizon
 SURFACE = 4096  # points of a surface that F-scores compare
@@ -246,11 +246,6 @@ def nearest_by_features(known: list[Asked], train: list[Item], tools: Tools) -> 
     X, Q = ((some - center) / spread for some in (X, Q))
     X, Q = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (X, Q))
     return [found[k][0] for k in (Q @ X.T).argmax(1)]
-
-
-def family_of(name: str) -> str:
-    """The family of a built-in shape: chair of chair_003_flipped_0badcafe."""
-    return re.sub(r"_\d{3}.*", "", name)
 
 
 # -- what the notebook shows ------------------------------------------------------------------------------------------

@@ -193,11 +193,6 @@ def test_the_nearest_by_features_is_the_one_that_looks_alike(made, tools):
     assert generate.nearest_by_features(known, train, tools) == train
 
 
-def test_families():
-    assert generate.family_of("chair_003_flipped_0badcafe") == "chair"
-    assert generate.family_of("floor_lamp_010_0badcafe") == "floor_lamp"
-
-
 def test_other_eyes_than_those_of_the_training_are_refused(made, tmp_path, monkeypatch):
     monkeypatch.setattr(generate.dino, "load", lambda *_: dino.make_random("random-tiny", 9))
     monkeypatch.setattr(torch.nn.Module, "fingerprint", "other", raising=False)

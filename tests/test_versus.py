@@ -141,4 +141,5 @@ def test_classes_are_folders_or_names():
 
     flat = [item("/m/chair_003_flipped_0badcafe"), item("/m/mug_1_00000000"), item("/m/plain_12345678")]
     assert list(versus.classes(flat).values()) == ["chair", "mug", "plain"]
+    assert versus.family("floor_lamp_010_0badcafe") == "floor_lamp"
     assert set(versus.classes([item("/m/cars/a"), item("/m/planes/b")]).values()) == {"cars", "planes"}
