@@ -1,4 +1,4 @@
-"""What each step of a stage took, for its facts."""
+"""What each step of a stage took, for its facts, and seconds as people say them."""
 
 import time
 
@@ -12,3 +12,8 @@ class Clock:
     def __call__(self, step: str) -> None:
         now = time.perf_counter()
         self.seconds[f"seconds_{step}"], self.last = round(now - self.last, 3), now
+
+
+def in_words(seconds: float) -> str:
+    hours, minutes = f"{seconds / 3600:.1f} h", f"{seconds / 60:.0f} min"
+    return hours if seconds > 5400 else minutes if seconds > 90 else f"{seconds:.0f} s"

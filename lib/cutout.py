@@ -12,15 +12,18 @@ LEAST = 0.005  # share of a picture that its shape must cover
 
 def read(path: str | Path):
     """An RGBA picture from a file of any common format, upright, with the shape opaque and all else transparent."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not Path(path).expanduser().exists():
+        raise ValueError(f"image = {str(path)!r} is not there. Give a picture's file, or a folder of them.")
     try:
         with Image.open(Path(path).expanduser()) as picture:
             picture = ImageOps.exif_transpose(picture)
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = "its bytes are of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"image = {str(path)!r} cannot be read as a picture ({error}). Give a PNG, JPEG or WebP."
+            f"image = {str(path)!r} cannot be read as a picture ({why}). Give a PNG, JPEG or WebP."
         ) from None
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = Image.fromarray(np.clip(np.asarray(picture, np.float64) / 257, 0, 255).astype(np.uint8))
@@ -37,7 +40,10 @@ def cut_out(picture, name: str = "the picture"):
             return by_remover(rgba, name)
         rgba.putalpha(picture_of(alpha))
     if (alpha > 127).mean() < LEAST:
-        raise ValueError(f"{name} shows next to nothing: {(alpha > 127).mean():.2%} of it is opaque. Wanted one shape.")
+        raise ValueError(
+            f"{name} shows next to nothing: {(alpha > 127).mean():.2%} of it is opaque, or unlike its border. Give a "
+            "picture of one shape, larger, or before a background of another colour."
+        )
     return rgba
 
 

@@ -91,7 +91,8 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
     meshes, dataset = (Path(path).expanduser().absolute() for path in (meshes, dataset))
     if not meshes.is_dir():
         raise ValueError(
-            f"meshes = {str(meshes)!r} is not a folder. Give the folder that holds the meshes (searched recursively)."
+            f"meshes = {str(meshes)!r} is not a folder. Give the folder that holds the meshes (searched recursively); "
+            f"`python -m lib.shapes {meshes} --count 14` makes some to try."
         )
     if os.path.realpath(meshes) == os.path.realpath(dataset):
         raise ValueError(

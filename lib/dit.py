@@ -252,6 +252,8 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[DiT, dict]:
     folder = Path(folder).expanduser()
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "network" not in about:
+            raise ValueError("its config.json is another network's")
         model = DiT(**about["network"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

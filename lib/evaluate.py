@@ -54,6 +54,8 @@ def evaluate(
     device: str = "cpu",
 ) -> dict:
     """The scores of one pair; the mesh is kept where latents were decoded."""
+    if points < 1:
+        raise ValueError(f"points = {points}; wanted at least 1")
     clock, pair = Clock(), pair_of(item)
     truth = mesh.read(pair.truth)
     made = decoded(item, pair, vae, depth, device) if pair.made.endswith(".npy") else mesh.read(pair.made)
@@ -177,7 +179,7 @@ def by(ledger: pd.DataFrame, column: str) -> pd.DataFrame:
     rows = scored(ledger)
     groups = rows.groupby(["task", column])
     means = groups[list(rows.columns.intersection(list(SCORES), sort=False))].mean()
-    return means.assign(shapes=groups.size()).reset_index()
+    return groups.size().to_frame("shapes").join(means).reset_index()
 
 
 def sets(ledger: pd.DataFrame, entered: list[Item], most: int = 200) -> pd.DataFrame:

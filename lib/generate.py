@@ -1,7 +1,6 @@
 """A picture in, a mesh out: cut out, framed as in training, DINOv2, the diffusion transformer, the VAE, a surface."""
 
 import functools
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from lib import cutout, dino, dit, memory, mesh, picture, score, vae
 from lib.dataset import Item, kept_unseen, read_facts, splits, writing
 from lib.pairs import SUFFIXES
 from lib.surface import surface
+from lib.versus import family as family_of
 
 ABOVE = 0.4  # of the way from the first camera, at the top, to the last, at the bottom: a little above the horizon
 SURFACE = 4096  # points of a surface that F-scores compare
@@ -35,6 +35,7 @@ class Asked(NamedTuple):
     picture: object  # RGBA, framed
     item: Item | None  # the mesh it shows, if it is known
     seen: Path | None = None  # its features, where a map is looked at in the image's place
+    reason: str = ""  # why there is no picture
 
 
 def generate(
@@ -51,8 +52,12 @@ def generate(
     batch: int = 16,  # pictures at once
 ) -> pd.DataFrame:
     """Meshes of pictures as <folder>/<name>.glb and .obj, beside the picture: a row each, also where one failed."""
-    folder, rows = Path(folder), []
-    jobs = [(one, k) for one in asked for k in range(samples)]
+    for name, given in (("samples", samples), ("batch", batch), ("octree_depth", depth)):
+        if given < 1:
+            raise ValueError(f"{name} = {given}; wanted at least 1")
+    folder = Path(folder)
+    rows = [{"picture": one.name, "sample": 0, "name": one.name, "reason": one.reason} for one in asked if one.reason]
+    jobs = [(one, k) for one in asked if not one.reason for k in range(samples)]
     for start in range(0, len(jobs), batch):
         some = jobs[start : start + batch]
         began = time.perf_counter()
@@ -129,11 +134,7 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
             f"the model was trained on {made['map']} maps, which no picture has; train one with map = 'image'"
         )
     if image:
-        where = Path(image).expanduser()
-        paths = sorted(p for p in where.iterdir() if p.is_file()) if where.is_dir() else [where]
-        return [
-            Asked(path.stem, cutout.frame(cutout.read(path), made["share"]), None) for path in paths[: most or None]
-        ]
+        return from_files(Path(image).expanduser(), made["share"], most)
     found, held_out = [], kept_unseen(items)
     for item in held_out:
         if most and len(found) == most:
@@ -148,6 +149,25 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
     if not found:
         which = f"view {view}" if view >= 0 else "views"
         raise ValueError(f"none of {len(held_out)} unseen meshes has {which}. Run 03_render, or give image = a file.")
+    return found
+
+
+def from_files(where: Path, share: float, most: int) -> list[Asked]:
+    """A picture's file, or those of a folder, of which the bad ones come with the reason; it takes one good one."""
+    if not where.is_dir():
+        return [Asked(where.stem, cutout.frame(cutout.read(where), share), None)]
+    paths = sorted(path for path in where.iterdir() if path.is_file() and path.name[0] != ".")[: most or None]
+    if not paths:
+        raise ValueError(f"image = {str(where)!r} is a folder without a file. Give a picture, or a folder of them.")
+    stems, found = [path.stem for path in paths], []
+    for path in paths:
+        name = path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_")  # or one would be lost
+        try:
+            found.append(Asked(name, cutout.frame(cutout.read(path), share), None))
+        except ValueError as error:
+            found.append(Asked(name, None, None, reason=str(error)))
+    if all(one.reason for one in found):
+        raise ValueError(f"none of {len(found)} files in {where} is a picture of a shape. The first: {found[0].reason}")
     return found
 
 
@@ -228,11 +248,6 @@ def nearest_by_features(known: list[Asked], train: list[Item], tools: Tools) -> 
     return [found[k][0] for k in (Q @ X.T).argmax(1)]
 
 
-def family_of(name: str) -> str:
-    """The family of a built-in shape: chair of chair_003_flipped_0badcafe."""
-    return re.sub(r"_\d{3}.*", "", name)
-
-
 # -- what the notebook shows ------------------------------------------------------------------------------------------
 
 
@@ -257,7 +272,7 @@ def cost(made: pd.DataFrame) -> pd.DataFrame:
 
 def gallery(made: pd.DataFrame, asked: list[Asked], folder: str | Path, scores: pd.DataFrame, n: int = 8):
     """Pictures, what was made of them from two sides, and the truth where it is known; the worst first."""
-    folder, place = Path(folder), {one.name: one for one in asked}
+    folder, place = Path(folder), {one.name: one for one in asked if not one.reason}
     order = list(scores["picture"]) if len(scores) else list(place)
     chosen = [order[k] for k in np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
     names = made[made["sample"] == 0].set_index("picture")["name"]

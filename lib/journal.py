@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.clock import in_words
 from lib.dataset import write_text, writing
 
 
@@ -42,7 +43,7 @@ class Journal:
     def progress(self, step: int, steps: int, speed: float, batch_size: int, waiting: float) -> None:
         row = (read_curve(self.folder) or [{}])[-1] if self.first else {}
         loss = f"  loss {row['loss']:.4g}" if "loss" in row else ""
-        left = clock((steps - step) / speed)
+        left = in_words((steps - step) / speed)
         rate = f"{speed:.3g} steps/s  {speed * batch_size:.3g} samples/s"
         self.say(f"step {step:,}/{steps:,}{loss}  {rate}  waiting {waiting:.1%}  {left} left")
 
@@ -101,11 +102,6 @@ def write_rows(path: Path, rows: list[dict]) -> None:
         return path.unlink(missing_ok=True)
     lines = [",".join(rows[0]), *(",".join(map(repr, row.values())) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def clock(seconds: float) -> str:
-    hours, minutes = f"{seconds / 3600:.1f} h", f"{seconds / 60:.0f} min"
-    return hours if seconds > 5400 else minutes if seconds > 90 else f"{seconds:.0f} s"
 
 
 @dataclass

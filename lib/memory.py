@@ -10,10 +10,12 @@ GIB = 2**30
 
 def choose(device: str) -> str:
     """The device that is meant: "auto" is the GPU where there is one."""
-    if device != "auto":
-        return device
     import torch
 
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device = {device!r}, and torch sees no GPU here. Give 'cpu', or 'auto' for what there is.")
+    if device != "auto":
+        return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -199,6 +200,9 @@ def aim(points: list[np.ndarray], turn: float, tilt: float) -> list[np.ndarray]:
     return [np.array([*middle[:2], near]) @ axes, middle @ axes, axes[1]]
 
 
+ONE_AT_A_TIME = threading.Lock()
+
+
 @functools.cache
 def canvas():
     """The one plotter of this process (each new one leaks a little): soft light, and shade where surfaces meet."""
@@ -213,13 +217,33 @@ def canvas():
     return plotter
 
 
+@contextlib.contextmanager
+def current():
+    """The plotter, for one thread at a time, which lets go of its OpenGL at the end: without that VTK ends the kernel.
+
+    JupyterLab lets widgets call from a thread of their own, beside that of the cells.
+    """
+    with ONE_AT_A_TIME:
+        plotter = canvas()
+        plotter.render_window.MakeCurrent()
+        try:
+            yield plotter
+        finally:
+            plotter.render_window.ReleaseCurrent()
+
+
 def draw(parts: list, camera: list, side: int, edges: bool = False):
     """One mesh, seen by the camera, as a square of pixels."""
+    check(parts)
+    with current() as plotter:
+        return drawn(plotter, parts, camera, side, edges)
+
+
+def drawn(plotter, parts: list, camera: list, side: int, edges: bool):
+    """The same by a plotter that is this thread's."""
     import pyvista
     from PIL import Image as Pixels
 
-    check(parts)
-    plotter = canvas()
     plotter.clear_actors()
     finer = 3 if side < WIDTH / 3 else 2  # drawn larger, then reduced: smooth edges
     plotter.render_window.SetSize(finer * side, finer * side)  # plotter.window_size would draw once more, for nothing

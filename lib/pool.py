@@ -24,6 +24,7 @@ import joblib
 import pandas
 
 from lib.attempt import alone, current, plain, resolve
+from lib.clock import in_words
 from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
 from lib.worker import Worker
 
@@ -109,7 +110,7 @@ def map(
             work_off(todo, ledger, guards, stop)
     finally:
         ledger.write()
-    say(f"{stage}: {ledger.tally()} in {clock(time.monotonic() - ledger.started)}, see {short(str(ledger.path))}")
+    say(f"{stage}: {ledger.tally()} in {in_words(time.monotonic() - ledger.started)}, see {short(str(ledger.path))}")
     if stop.reason:
         error = KeyboardInterrupt if stop.signal else OSError
         raise error(f"{stage} stopped: {stop.reason}. What is done is kept: the same command goes on from here.")
@@ -218,7 +219,7 @@ class Ledger:
         if now - self.told > (600 if self.worked % max(total // 100, 1) else 5):
             rate = self.worked / (now - self.started)
             left = (total - len(self.rows)) / rate
-            say(f"{self.job.stage}: {len(self.rows)}/{total}  {self.tally()}  {rate:.2f}/s  {clock(left)} left")
+            say(f"{self.job.stage}: {len(self.rows)}/{total}  {self.tally()}  {rate:.2f}/s  {in_words(left)} left")
             self.told = now
         if now - self.wrote > 60:
             self.write()
@@ -242,16 +243,6 @@ class Ledger:
 def short(text: str) -> str:
     """Paths below the folder we are in, from there on: a log is to be shared."""
     return text.replace(os.getcwd() + os.sep, "")  # noqa: PTH109
-
-
-def clock(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds > 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds > 90
-        else f"{seconds:.0f} s"
-    )
 
 
 def read_ledger(path: str | Path) -> pandas.DataFrame:

@@ -104,6 +104,8 @@ def banner(text: str) -> HTML:
 
 def table(frame: pd.DataFrame, columns: Iterable[str] | None = None, header: bool = True) -> HTML:
     """A table as GitHub, nbviewer and JupyterLab all show it: no style sheet, nothing cut off, every text escaped."""
+    if frame.empty:
+        return HTML("<p>None.</p>")
     frame = frame if columns is None else frame.filter(columns)  # those of them that there are
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
     sides = [f'align="{side}" style="text-align: {side}"' for side in (("left", "right")[n] for n in numeric)]
@@ -305,8 +307,8 @@ def sharp_points(rows: pd.DataFrame, dataset: str, resolution: int, columns: int
         V, F, arrays = sampled(row, dataset, resolution)
         P = arrays["fps_sharp_surface"][:, 0, :3]
         sheets.append([(V, F), (*beads(P[:: -(-len(P) // shown)], 0.007), picture.ACCENT)])
-        share = f"{text(100 * row['on_sharp'])}% of them" if row["on_sharp"] else "none"
-        titles.append(f"{row['item']}\n{share} on sharp edges, {text(row['sharp_length'])} long")
+        share = f"{text(100 * row['on_sharp'])}%" if row["on_sharp"] else "none"
+        titles.append(f"{row['item']}\n{share} on edges, {text(row['sharp_length'])} long")
     return picture.contact_sheet(sheets, titles, columns, alt=f"Points of sharp edges: {', '.join(rows['item'])}")
 
 
@@ -348,7 +350,9 @@ def draw_slice(axes, V: np.ndarray, F: np.ndarray, arrays: dict, cells: int) -> 
     limit = np.abs(distance).max()
     axes.contourf(x, x, distance, np.linspace(-limit, limit, 33), cmap="RdBu", alpha=0.6)
     axes.contour(x, x, distance, [0], colors=chart.INK, linewidths=0.7)
-    near = np.argsort(np.abs(P[:, axis] - height))[:3000]
+    off = np.abs(P[:, axis] - height)
+    near = np.argsort(off)[:3000]
+    near = near[off[near] < 0.01]  # of few points the nearest would lie far off, and seem to be labelled wrongly
     colours = np.where(label[near] > 0, chart.BLUE, chart.ACCENT)
     axes.scatter(*P[near][:, across].T, s=0.5, c=colours, linewidths=0)
     axes.set(aspect="equal", xticks=(), yticks=(), xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))

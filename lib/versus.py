@@ -41,10 +41,13 @@ def collect(
     """All there is to score, as items of the tree <run>/08_evaluate; and what cannot be, with reasons."""
     tree = Path(run, "08_evaluate")
     if bool(predictions) != bool(truth):
-        raise ValueError("predictions and truth are two folders: give both, or neither")
+        given = f"predictions = {predictions!r} and truth = {truth!r}"
+        raise ValueError(f"{given} came, wanted two folders of meshes: give both, or neither")
     if predictions:
         pairs, aside = compared(predictions, truth)
         return enter(pairs[: limit or None], tree, resolution), aside
+    if generated and not Path(generated, "made.csv").exists():
+        raise ValueError(f"generated = {generated!r} holds no made.csv; wanted the folder <run>/07_generate of a run")
     known = items(dataset, resolution)
     pairs, aside = from_pictures(generated or Path(run, "07_generate"), known)
     where = vae or str(Path(run, "11_train_vae"))
@@ -104,12 +107,13 @@ def compared(predictions: str | Path, truth: str | Path) -> tuple[list[Pair], pd
         paths = [Path(path) for path in list_meshes(folder, besides=folder / ".none")]
         found.append({path.relative_to(folder).with_suffix("").as_posix(): path for path in paths})
     (ours, theirs), (made, true) = folders, found
-    pairs, matched = [], set()
+    pairs, matched, paired = [], set(), set()
     for key, path in made.items():
         match = VIEW.fullmatch(key)
         own = key if key in true else match["shape"] if match else None
         if own in true:
             matched.add(own)
+            paired.add(key)
             kind = str(Path(own).parent) if "/" in own else family(own)
             pairs.append(Pair(slug(path.relative_to(ours).as_posix()), str(path), str(true[own]), "comparison", kind))
     if not pairs:
@@ -119,6 +123,7 @@ def compared(predictions: str | Path, truth: str | Path) -> tuple[list[Pair], pd
             "prediction like its truth; the suffixes may differ."
         )
     lost = [{"pair": key, "reason": f"nothing below {ours} is called so"} for key in true if key not in matched]
+    lost += [{"pair": key, "reason": f"nothing below {theirs} is called so"} for key in made if key not in paired]
     return pairs, pd.DataFrame(lost, columns=["pair", "reason"])
 
 

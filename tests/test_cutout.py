@@ -87,7 +87,7 @@ def test_what_is_no_picture(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"a.png' cannot be read as a picture .* Give a PNG"):
         cutout.read(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"none.png' is not there\. Give a picture's file, or a folder"):
         cutout.read(tmp_path / "none.png")
 
 

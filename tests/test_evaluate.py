@@ -63,6 +63,11 @@ def test_what_cannot_be_read_is_put_aside_with_its_path(done):
     assert row["status"] == "quarantined" and "made/box_001.obj" in row["reason"]
 
 
+def test_a_score_of_no_points_is_refused(done):
+    with pytest.raises(ValueError, match="points = 0; wanted at least 1"):
+        evaluate.evaluate(done[1][0], points=0)
+
+
 def test_the_ledger_has_the_promised_columns(done):
     folder, _, _ = done
     with open(folder / "run/08_evaluate.csv") as file:

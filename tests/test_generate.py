@@ -81,6 +81,32 @@ def test_views_of_unseen_meshes_become_meshes(made, tools, tmp_path, monkeypatch
         assert Image.open(tmp_path / f"{name}.png").size == (64, 64)
 
 
+def test_a_bad_file_among_pictures_costs_only_itself(tools, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "surface", solid())
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"photos' is a folder without a file\. Give a picture"):
+        generate.pictures(str(folder), [], tools.about)
+    (folder / "notes.txt").write_text("none")
+    (folder / ".DS_Store").write_text("none")
+    with pytest.raises(ValueError, match=r"none of 1 files in .*photos is a picture.*notes.txt' cannot be read"):
+        generate.pictures(str(folder), [], tools.about)
+    for name in ("cup.png", "cup.gif", "jar.png"):
+        Image.fromarray(np.pad(np.zeros((20, 20), np.uint8), 10, constant_values=255)).save(folder / name)
+    asked = generate.pictures(str(folder), [], tools.about)
+    assert [one.name for one in asked] == ["cup_gif", "cup_png", "jar", "notes"], "none overwrites another"
+    table = generate.generate(asked, tools, tmp_path / "made", steps=1).set_index("picture")
+    assert "no known format" in table["reason"]["notes"] and (table["reason"] != "").sum() == 1
+    assert sorted(path.stem for path in (tmp_path / "made").glob("*.glb")) == ["cup_gif", "cup_png", "jar"]
+    assert generate.gallery(table.reset_index(), asked, tmp_path / "made", generate.judge(table, asked, [], tools, ""))
+
+
+@pytest.mark.parametrize("name, given", [("samples", "samples"), ("batch", "batch"), ("octree_depth", "depth")])
+def test_none_of_anything_is_refused_before_any_work(tools, tmp_path, name, given):
+    with pytest.raises(ValueError, match=f"{name} = 0; wanted at least 1"):
+        generate.generate([], tools, tmp_path, **{given: 0})
+
+
 def test_a_surface_is_where_the_vae_says(tools):
     """Against the dense field on a grid: each vertex lies within a cell of a change of sign."""
     torch.manual_seed(1)
@@ -124,7 +150,7 @@ def test_a_file_or_a_folder_of_pictures(made, tools, tmp_path):
     ), "framed as the views are"
     assert [one.name for one in generate.pictures(str(tmp_path), [], tools.about)] == ["cat", "dog"]
     assert [len(generate.pictures(str(tmp_path), [], tools.about, most)) for most in (0, 1, 2)] == [2, 1, 2]
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
+    with pytest.raises(ValueError, match="is not there"):
         generate.pictures(str(tmp_path / "none.png"), [], tools.about)
 
 
@@ -142,7 +168,7 @@ def test_one_that_fails_costs_its_row(made, tools, tmp_path, monkeypatch, fault)
     monkeypatch.setattr(generate, "surface", surface)
     table = generate.generate(generate.pictures("", made[1], tools.about), tools, tmp_path, steps=1)
     assert ("no surface" if fault == "empty" else "out of memory") in table["reason"][0] and table["reason"][1] == ""
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".glb", ".obj", ".png"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".glb", ".obj", ".png"]
 
 
 def test_scores_stand_beside_what_else_could_be_handed_out(made, tools, tmp_path, monkeypatch):
@@ -165,11 +191,6 @@ def test_the_nearest_by_features_is_the_one_that_looks_alike(made, tools):
         generate.Asked(item.name, Image.open(item.path("_view_001_image.png")).convert("RGBA"), item) for item in train
     ]
     assert generate.nearest_by_features(known, train, tools) == train
-
-
-def test_families():
-    assert generate.family_of("chair_003_flipped_0badcafe") == "chair"
-    assert generate.family_of("floor_lamp_010_0badcafe") == "floor_lamp"
 
 
 def test_other_eyes_than_those_of_the_training_are_refused(made, tmp_path, monkeypatch):

@@ -77,7 +77,3 @@ def test_a_watch_counts_waiting_and_not_pauses(monkeypatch):
         now[0] += 1000.0
     assert watch.seconds == 65 and watch.speed(13) == pytest.approx(0.2)
     assert watch.tells() and not watch.tells()
-
-
-def test_times_in_words():
-    assert [journal.clock(s) for s in (8, 89, 200, 7200)] == ["8 s", "89 s", "3 min", "2.0 h"]

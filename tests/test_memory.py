@@ -37,3 +37,10 @@ def test_a_gpus_peaks_are_of_what_came_after_the_reset():
     torch.zeros(2**26, device="cuda")
     found = memory.peaks("cuda")
     assert 0.25 <= found["gpu_allocated_gib"] <= found["gpu_reserved_gib"] < 1
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_what_to_give_instead(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert memory.choose("auto") == memory.choose("cpu") == "cpu"
+    with pytest.raises(ValueError, match=r"device = 'cuda:1', and torch sees no GPU here\. Give 'cpu', or 'auto'"):
+        memory.choose("cuda:1")

@@ -256,3 +256,25 @@ def test_growth_shows_each_shape_from_its_first_step_to_the_truth(tmp_path, monk
     assert titles == ["ball\nstep 0", "\nstep 100", "\nstep 1,000", "\ntruth"]
     assert [round(float(np.abs(V).max()), 3) for V, _ in meshes] == [0.5, 0.55, 1.0, 1.0]
     assert picture.mesh_or_reason(tmp_path / "ball_step_000000050.obj").startswith("nothing to see: ")
+
+
+THREADS = """
+import threading, numpy as np, trimesh
+from lib import picture
+ball = trimesh.creation.icosphere(1)
+uv, image = ball.vertices[:, :2], np.zeros((8, 8, 3), np.uint8)
+made = []
+def sheet():
+    made.append(picture.contact_sheet([(np.array(ball.vertices), np.array(ball.faces), (uv, image))], ["ball"], 8).data)
+sheet()
+for _ in range(2):
+    threads = [threading.Thread(target=sheet) for _ in range(2)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    sheet()
+print("alike:", len(made), len(set(made)))
+"""
+
+
+def test_cells_and_widgets_draw_alike_from_their_threads(opengl):
+    """JupyterLab calls widgets from a thread of their own; OpenGL kept by the other one ended the kernel."""
+    assert picture.probe(THREADS, "alike:") == "7 1"

@@ -164,7 +164,7 @@ def test_a_ledger_of_nothing_but_quarantine_still_makes_a_report(monkeypatch):
     assert "quarantined" in report.summary(ledger).data
     report.timing(ledger)
     worst = report.worst(ledger, by="distance")
-    assert worst.empty and "<table" in report.table(worst, ["item", "distance"]).data
+    assert worst.empty and report.table(worst, ["item", "distance"]).data == "<p>None.</p>"
     for image in (
         report.before_after(worst, "dataset", 8),
         report.before_after(report.typical(ledger), "dataset", 8),
@@ -335,7 +335,7 @@ def test_sharp_points_are_drawn_on_their_mesh_some_of_them_if_they_are_many(clou
     assert np.allclose(V, cloud.V, atol=1e-5) and (F == cloud.F).all() and paint == picture.ACCENT
     assert len(beads) == 6 * drawn and len(sides) == 8 * drawn
     assert np.abs(np.linalg.norm(beads / [1, 0.5, 1], axis=1) - 1).max() < 0.02
-    assert sheets[-1].titles == ["far\n25% of them on sharp edges, 1.5 long"]
+    assert sheets[-1].titles == ["far\n25% on edges, 1.5 long"]
 
 
 def test_a_slice_has_its_zero_line_and_each_stored_point_the_colour_of_its_label(cloud):
@@ -345,12 +345,22 @@ def test_a_slice_has_its_zero_line_and_each_stored_point_the_colour_of_its_label
         report.draw_slice(axes[0, 0], cloud.V, cloud.F, cloud.arrays, 60)
     line, dots = axes[0, 0].collections[1:]
     P = dots.get_offsets()
-    stretch = [1, 0.5] if np.abs(P[:, 1]).max() < 1 else [1, 1]
     zero = np.concatenate([path.vertices for path in line.get_paths()])
+    stretch = [1, 0.5] if np.abs(zero[:, 1]).max() < 0.75 else [1, 1]
     reach = np.linalg.norm(zero / stretch, axis=1)  # of an ellipse, or a circle
     assert np.ptp(reach) < 0.03 and 0.9 < reach.mean() < 1.01 and len(zero) > 50
     blue = (dots.get_facecolors()[:, :3] == to_rgb(chart.BLUE)).all(1)
     assert (np.linalg.norm(P / stretch, axis=1)[blue] < 1).all() and 0.2 < blue.mean() < 0.8
+
+
+def test_a_slice_shows_only_points_of_its_plane_however_few_there_are(cloud):
+    P = np.random.default_rng(0).uniform(-1, 1, (2000, 3))
+    P[:, 0] = np.where(np.arange(2000) < 40, 0.005, P[:, 0].round(1) + 0.05)  # 40 near a plane, the others half-way
+    arrays = {"rand_points": np.c_[P, np.full(2000, -1.0)], "sharp_near_surface": np.array([[0.0, 0, 0, 100]])}
+    with chart.canvas(3) as (_, axes):
+        report.draw_slice(axes[0, 0], cloud.V, cloud.F, arrays, 20)
+    shown = {tuple(dot) for dot in np.asarray(axes[0, 0].collections[-1].get_offsets())}
+    assert shown == {tuple(dot) for dot in [*P[:40, [2, 1]], [0, 0]]}
 
 
 def test_slices_and_labels_are_small_pictures_also_of_nothing(cloud):

@@ -119,7 +119,7 @@ def test_two_folders_are_matched_by_name_whatever_the_format(tmp_path):
     pairs = {versus.pair_of(item).truth.rsplit("/", 1)[1]: versus.pair_of(item) for item in found}
     assert set(pairs) == {"a.obj", "b.ply"} and {pair.task for pair in pairs.values()} == {"comparison"}
     assert pairs["a.obj"].kind == "cars" and pairs["a.obj"].made.endswith("made/cars/a.glb")
-    assert list(aside["pair"]) == ["lost"]
+    assert list(aside["pair"]) == ["lost", "stranger"]
 
 
 def test_folders_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
@@ -127,6 +127,8 @@ def test_folders_that_cannot_be_compared_are_refused_with_the_reason(tmp_path):
     write(tmp_path / "true/b.obj")
     with pytest.raises(ValueError, match="give both, or neither"):
         versus.collect("", "run", 256, predictions="x")
+    with pytest.raises(ValueError, match=r"generated = 'nowhere' holds no made.csv; wanted .*07_generate"):
+        versus.collect("", "run", 256, generated="nowhere")
     with pytest.raises(ValueError, match=r"truth = .* is not a folder"):
         versus.compared(tmp_path / "made", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no mesh below .*made \(a ...\) is called like one below .*true \(b ...\)"):
@@ -139,4 +141,5 @@ def test_classes_are_folders_or_names():
 
     flat = [item("/m/chair_003_flipped_0badcafe"), item("/m/mug_1_00000000"), item("/m/plain_12345678")]
     assert list(versus.classes(flat).values()) == ["chair", "mug", "plain"]
+    assert versus.family("floor_lamp_010_0badcafe") == "floor_lamp"
     assert set(versus.classes([item("/m/cars/a"), item("/m/planes/b")]).values()) == {"cars", "planes"}
