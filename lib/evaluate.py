@@ -231,6 +231,6 @@ def worst(ledger: pd.DataFrame, entered: list[Item], n: int = 12, columns: int =
         meshes += [
             picture.mesh_or_reason(path) for path in (kept if kept.exists() else Path(pair.made), Path(pair.truth))
         ]
-        titles += [f"{row['item']}\n{row['task']}, F(0.05) {row['f_0.05']:.2f}", "\ntruth"]
+        titles += [f"{row['item']}\nF(0.05) {row['f_0.05']:.2f}, {row['task']}", "\ntruth"]
     alt = f"The {len(rows)} worst pairs: what was made, and the truth"
     return picture.contact_sheet(meshes, titles, columns, together=2, alt=alt)
