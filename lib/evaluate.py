@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lib import edges, memory, mesh, picture, score, winding
+from lib import camera, edges, memory, mesh, picture, score, winding
 from lib.clock import Clock
 from lib.dataset import Item, write_text
 from lib.pairs import latents
@@ -61,6 +61,8 @@ def evaluate(
     made = decoded(item, pair, vae, depth, device) if pair.made.endswith(".npy") else mesh.read(pair.made)
     clock("read")
     made, truth = aligned(made, truth, align)
+    if (reach := np.linalg.norm(truth[0], axis=1).max()) > camera.REACH:  # no map shows all of it
+        raise ValueError(f'{pair.truth} reaches {reach:.3g} from 0, wanted shapes of [-1, 1]; set align = "truth"')
     own = int(hashlib.sha256(pair.name.encode()).hexdigest()[:8], 16)
     rng = np.random.default_rng([seed, own])
     (P, N), (Q, M), (again, across) = (score.surface_sample(*V_F, points, rng) for V_F in (made, truth, truth))

@@ -68,6 +68,17 @@ def test_a_score_of_no_points_is_refused(done):
         evaluate.evaluate(done[1][0], points=0)
 
 
+def test_a_truth_in_another_unit_is_refused_unless_it_is_aligned(tmp_path):
+    ball = trimesh.creation.icosphere(3, 50)
+    for side in ("made", "true"):
+        write(tmp_path / side / "ball.obj", ball)
+    given = {"predictions": str(tmp_path / "made"), "truth": str(tmp_path / "true")}
+    [item], _ = versus.collect("", str(tmp_path / "run"), 64, **given)
+    with pytest.raises(ValueError, match=r'true/ball\.obj reaches 50 from 0, .*; set align = "truth"'):
+        evaluate.evaluate(item, **FEW)
+    assert evaluate.evaluate(item, **FEW, align="truth")["iou"] > 0.98
+
+
 def test_the_ledger_has_the_promised_columns(done):
     folder, _, _ = done
     with open(folder / "run/08_evaluate.csv") as file:
