@@ -19,7 +19,7 @@ demo: setup ## set up, run the main street on the built-in shapes, end with a pa
 	$(BIN)/python -m lib.batch params/demo.yaml || [ $$? -eq 3 ]
 
 test: setup lint ## set up, lint, test (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## what takes minutes: kill loops, later training and the browser (under 40)
 	$(BIN)/python -m pytest -m slow

@@ -11,7 +11,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -303,11 +303,17 @@ def seeded(*numbers: int) -> int:
 
 
 def ahead(make: Callable, steps: Iterable[int], workers: int) -> Iterator:
-    """make(step) of each step in order, made by threads before it is asked for."""
+    """make(step) of each step in order, made by threads before it is asked for.
+
+    The first is made alone: where several threads of a new process call torch's sin or exp for the first time at once,
+    one in some hundred processes gets other last bits.
+    """
     threads, waiting = ThreadPoolExecutor(max(workers, 1)), deque()
     try:
-        for step in steps:
+        for number, step in enumerate(steps):
             waiting.append(threads.submit(make, step))
+            if number == 0:
+                wait(waiting)
             if len(waiting) > workers + 1:
                 yield waiting.popleft().result()
         while waiting:

@@ -39,8 +39,8 @@ def toy(seed=0, dropout=0.2):
 def batch(step, samples):
     """Points of a smooth function, drawn by the number of the sample."""
     drawn = [np.random.default_rng([7, n]).normal(size=8).astype(np.float32) for n in samples]
-    x = torch.from_numpy(np.stack(drawn))
-    return {"x": x, "y": x.sin().sum(1, keepdim=True), "step": step}
+    x = np.stack(drawn)
+    return {"x": torch.from_numpy(x), "y": torch.from_numpy(np.sin(x).sum(1, keepdims=True)), "step": step}
 
 
 def loss(model, batch):
@@ -214,6 +214,17 @@ def test_every_item_is_dealt_once_an_epoch_however_many_deal():
     assert dealt[:10] != dealt[10:20] != dealt[20:]
     assert dealt == [n for k in range(0, 30, 5) for n in loop.deal(range(k, k + 5), 10, seed=3)]
     assert dealt != loop.deal(range(30), 10, seed=4)
+
+
+def test_the_first_batch_is_made_before_threads_race_for_the_second():
+    told = []
+
+    def make(step):
+        told.append(step)
+        np.sort(np.random.default_rng(step).random(1_000_000))  # others may run meanwhile
+        told.append(step)
+
+    assert len(list(loop.ahead(make, range(4), workers=3))) == 4 and told[:2] == [0, 0]
 
 
 def test_batches_come_in_order_and_an_error_comes_to_light():

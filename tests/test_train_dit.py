@@ -124,6 +124,7 @@ def test_the_loss_is_that_of_the_flow_and_told_by_time():
 # -- what is learned --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_shapes_are_learned_by_heart(tmp_path):
     data = shapes(2)
     result = run(
@@ -223,6 +224,7 @@ def test_a_start_on_latents_of_the_vae_that_this_one_began_as_is_taken(tmp_path)
         run(tmp_path / "c", options={"start": str(tmp_path / "b")})
 
 
+@pytest.mark.slow
 def test_what_is_written_is_enough_to_use_it(tmp_path):
     run(tmp_path, said=about(latents={"vae": "no/where"}))
     model, told = dit.load(tmp_path)
@@ -282,6 +284,7 @@ def tree(folder, count: int = 24) -> list[dataset.Item]:
     return items
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_on_the_way_and_two_processes_are_one(tmp_path):
     items = tree(tmp_path)
     options = {"size": "tiny", "draws": 2, "workers": 1, "recipe": RECIPE}
