@@ -84,7 +84,7 @@ def write(target, V, F) -> None:
 
 def _write_obj(file, V, F, rows=50_000):
     """Seven decimals where half the longest side is near 1, shifted with the mesh's size otherwise."""
-    half = np.ptp(V, 0).max() / 2
+    half = np.ptp(V, 0).max() / 2 if len(V) else 0  # a half-trained network may draw nothing
     decimals = int(np.clip(7 - np.floor(np.log10(half or 1)), 0, 30))
     V = np.round(V, decimals) + 0.0  # no -0.0
     for row, values in ((f"v %.{decimals}f %.{decimals}f %.{decimals}f\n", V), ("f %d %d %d\n", F + 1)):

@@ -204,7 +204,8 @@ def test_a_perfect_field_has_perfect_scores_and_a_wrong_one_has_not(tree, tmp_pa
     assert (tmp_path / "made" / "box.obj").stat().st_size > 1000
     wrong = judge(Oracle([0.5, 0.5, 0.25]), tree[0], None)  # half as long
     assert wrong["iou"] == pytest.approx(0.5, abs=0.1) and wrong["f_05"] < 0.8 and wrong["edge_gap"] > 0.1
-    nothing = judge(Oracle([-1.0, -1.0, -1.0]), tree[0], None)
+    nothing = judge(Oracle([-1.0, -1.0, -1.0]), tree[0], tmp_path / "made" / "nothing.obj")
+    assert (tmp_path / "made" / "nothing.obj").stat().st_size == 0  # the run goes on, and its picture says so
     assert nothing["iou"] == nothing["f_05"] == 0 and nothing["edge_gap"] == 1
 
 
