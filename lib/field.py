@@ -120,16 +120,39 @@ def inside(surface: Surface, P, distance, rest, face, point) -> np.ndarray:
     """Whether points (n, 3) are enclosed; of the `rest` the closest face and point are known.
 
     The closest face is wrong behind a spike, and so is one that lies folded over its neighbours, for all points that
-    ask it: of 200 artists' meshes nine had hundreds of signs wrong, up to 1 from the surface. The first one that a ray
-    meets is as fallible, but elsewhere: where these two differ three more rays vote.
+    ask it: of 200 artists' meshes nine had hundreds of signs wrong, up to 1 from the surface. A ray away from it meets
+    another one first: where these two differ winding numbers decide.
     """
     N, within, near = igl.per_face_normals(surface.V, surface.F, np.zeros(3)), np.empty(len(P), bool), P[rest]
-    before = ((near - point) * N[face]).sum(1) < 0
-    doubt = (votes(surface, N, near, ASKEW[:1]) > 0) != before
-    doubt &= distance[rest] > 1e-5  # nearer than that, rays of single precision know nothing
-    before[doubt] = votes(surface, N, near[doubt], ASKEW[1:4]) > 1
+    away = near - point
+    before = np.einsum("ij,ij->i", away, N[face]) < 0
+    away += 0.3 * distance[rest, None] * ASKEW[0]  # along a normal there may be edges
+    doubt = distance[rest] > 1e-5  # nearer than that, rays of single precision know nothing
+    for part, met in rays(surface, near, away, 1e37, {}):
+        behind = (np.einsum("ij,ij->i", away[part], N[met]) > 0) & (met >= 0)
+        doubt[part] &= behind != before[part]
+    numbers = [winding_number(surface, N, near[doubt], D) for D in ASKEW]
+    before[doubt] = np.median(numbers, 0) > 0
     within[rest], within[~rest] = before, together(surface, N, P[~rest], distance[~rest])
     return within
+
+
+def winding_number(surface: Surface, N: np.ndarray, P: np.ndarray, D: np.ndarray) -> np.ndarray:
+    """How many more faces a ray along D from each P (n, 3) meets from behind than from before, all the way out.
+
+    Exact for a closed mesh, however folded, if the ray misses no face: several directions should agree.
+    """
+    number, last, on, O = np.zeros(len(P), int), np.full(len(P), -1), np.arange(len(P)), P
+    for _ in range(1000):
+        t, face = hits(surface, O, np.broadcast_to(D, O.shape))
+        hit = face >= 0
+        on, O, t, face = on[hit], O[hit], t[hit], face[hit]
+        if not len(on):
+            break
+        number[on] += np.where(face == last[on], 0, np.sign(N[face] @ D).astype(int))
+        last[on] = face
+        O = O + (t + 1e-6)[:, None] * D  # so much further that rounding does not find the same face again
+    return number
 
 
 def together(surface: Surface, N: np.ndarray, P: np.ndarray, distance: np.ndarray) -> np.ndarray:
