@@ -125,12 +125,11 @@ def inside(surface: Surface, P, distance, rest, face, point) -> np.ndarray:
     """
     N, within, near = igl.per_face_normals(surface.V, surface.F, np.zeros(3)), np.empty(len(P), bool), P[rest]
     away = near - point
-    before = np.einsum("ij,ij->i", away, N[face]) < 0
-    away += 0.3 * distance[rest, None] * ASKEW[0]  # along a normal there may be edges
-    doubt = distance[rest] > 1e-5  # nearer than that, rays of single precision know nothing
-    for part, met in rays(surface, near, away, 1e37, {}):
-        behind = (np.einsum("ij,ij->i", away[part], N[met]) > 0) & (met >= 0)
-        doubt[part] &= behind != before[part]
+    before, along = np.einsum("ij,ij->i", away, N[face]) < 0, away @ ASKEW[0] > 0
+    behind = np.empty(len(near), bool)
+    for D, part in ((ASKEW[0], along), (-ASKEW[0], ~along)):  # two directions in all: neighbours' rays go side by side
+        behind[part] = votes(surface, N, near[part], [D]) > 0
+    doubt = (behind != before) & (distance[rest] > 1e-5)  # nearer than that, rays of single precision know nothing
     numbers = [winding_number(surface, N, near[doubt], D) for D in ASKEW]
     before[doubt] = np.median(numbers, 0) > 0
     within[rest], within[~rest] = before, together(surface, N, P[~rest], distance[~rest])
@@ -167,7 +166,7 @@ def together(surface: Surface, N: np.ndarray, P: np.ndarray, distance: np.ndarra
     return (np.bincount(run[asked], votes(surface, N, P[asked], ASKEW) - len(ASKEW) / 2) > 0)[run]
 
 
-def votes(surface: Surface, N: np.ndarray, P: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def votes(surface: Surface, N: np.ndarray, P: np.ndarray, directions) -> np.ndarray:
     """How many rays (n,) from each P (n, 3) first meet a face from behind; N (m, 3) are the faces' normals."""
     count = np.zeros(len(P), int)
     for D in directions:
