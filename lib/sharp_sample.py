@@ -12,7 +12,7 @@ from lib.clock import Clock
 from lib.dataset import BOX
 from lib.edges import Edges, find_edges
 
-VERSION = 3  # no sign hangs on one face
+VERSION = 4  # winding numbers where closest face and a ray away from it differ; edges of large faces for far labels
 Precision = Literal["float16", "float32"]
 FAR = 0.25  # half precision rounds labels beyond this by 1e-4 and more
 ENOUGH = 2.0  # length of sharp edges that takes all sharp points (a cube has 24): a stray edge must not

@@ -34,7 +34,8 @@ def ours(V, F):
 def pysdf(V, F):
     import pysdf
 
-    return pysdf.SDF(V.astype(np.float32), F.astype(np.uint32))
+    signed = pysdf.SDF(V.astype(np.float32), F.astype(np.uint32))
+    return lambda P: signed(P.astype(np.float32), n_threads=1)  # as ours; else it takes all cores
 
 
 def fcpw(V, F):

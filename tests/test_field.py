@@ -1,5 +1,6 @@
 import itertools
 
+import igl
 import numpy as np
 import pytest
 import trimesh
@@ -162,20 +163,52 @@ def test_signed_distance_behind_spikes_and_in_notches_has_the_sign_of_the_windin
     assert ((signed > 0) != alone).mean() > 0.001  # the normal of the closest face alone would be wrong here
 
 
+def folded():
+    """A ball of radius 1 with corners pushed over a neighbour and beyond, which is still one closed mesh; and these."""
+    m, pushed = trimesh.creation.icosphere(subdivisions=5), np.arange(700, 4000, 160)
+    V = np.array(m.vertices)
+    for k in pushed:
+        V[k] += 2 * (V[m.vertex_neighbors[k][0]] - V[k])
+    return V, np.array(m.faces), V[pushed]
+
+
+def by_closest_face(surface, P):
+    """Whether each point is behind the face that is closest to it."""
+    _, face, point = field.closest(surface, P)
+    N = trimesh.Trimesh(surface.V, surface.F, process=False).face_normals
+    return ((P - point) * N[face]).sum(1) < 0
+
+
 @pytest.mark.parametrize("beyond", [np.inf, 0.25])
 def test_a_face_folded_over_its_neighbours_turns_no_sign(beyond):
-    m = trimesh.creation.icosphere(subdivisions=5)
-    V = np.array(m.vertices)
-    for k in range(700, 4000, 160):  # corners pushed over a neighbour and beyond: still one closed mesh
-        V[k] += 2 * (V[m.vertex_neighbors[k][0]] - V[k])
+    V, F, _ = folded()
     P = np.random.default_rng(0).uniform(-1.6, 1.6, (20000, 3))
     radius = np.linalg.norm(P, axis=1)
     P, inside = P[np.abs(radius - 1) > 0.03], (radius < 1)[np.abs(radius - 1) > 0.03]
-    surface = field.prepare(V, m.faces)
+    surface = field.prepare(V, F)
     assert ((field.signed_distance(surface, P, beyond) > 0) == inside).all()
-    _, face, point = field.closest(surface, P)
-    N = trimesh.Trimesh(V, m.faces, process=False).face_normals
-    assert ((((P - point) * N[face]).sum(1) < 0) != inside).sum() > 20  # by the closest face alone
+    assert (by_closest_face(surface, P) != inside).sum() > 20
+
+
+def test_beside_a_fold_signs_are_those_of_the_winding_number():
+    V, F, corners = folded()
+    rng = np.random.default_rng(0)
+    P = corners[rng.integers(len(corners), size=2000)] + rng.normal(0, 0.02, (2000, 3))
+    surface = field.prepare(V, F)
+    signed, inside = field.signed_distance(surface, P), igl.winding_number(V, F, P) > 0.5
+    assert ((signed > 0) == inside)[np.abs(signed) > 1e-5].all()
+    assert (by_closest_face(surface, P) != inside).sum() > 100
+
+
+def test_crossings_of_a_ray_are_counted_as_winding_numbers():
+    balls = [trimesh.creation.icosphere(subdivisions=2, radius=r) for r in (0.3, 0.6, 0.9)]
+    balls[1].invert()
+    both = trimesh.util.concatenate(balls)
+    surface = field.prepare(both.vertices, both.faces)
+    P = np.random.default_rng(0).uniform(-1, 1, (3000, 3))
+    exact = np.round(igl.winding_number(surface.V, surface.F, P))
+    counted = [field.winding_number(surface, both.face_normals, P, D) for D in field.ASKEW]
+    assert set(exact) == {0, 1} and (np.median(counted, 0) == exact).all()
 
 
 @pytest.mark.parametrize("beyond", [0.0, 0.25, 1.0])
@@ -189,6 +222,8 @@ def test_far_distances_are_as_exact_as_half_precision_and_near_ones_exact(beyond
     assert off[np.abs(exact) < beyond].max(initial=0) == 0
     assert (off <= 1.001 * field.HALF * np.abs(exact)).all()
     assert (off > 0).mean() > (0.2 if beyond < 1 else 0.0001)  # else nothing was saved
+    if beyond == 0.25:  # the largest faces, by their corners alone, would ask for 0.36
+        assert (off > 0)[np.abs(exact) > 1.01 * beyond].mean() > 0.99
 
 
 def test_the_covering_radius_is_the_farthest_that_a_point_can_be_from_all_corners():
@@ -198,7 +233,7 @@ def test_the_covering_radius_is_the_farthest_that_a_point_can_be_from_all_corner
         V = rng.normal(size=(3, 3))
         P = weights @ V
         farthest = np.linalg.norm(P[:, None] - V, axis=2).min(1).max()
-        bound = field.covering_radius(V, np.array([[0, 1, 2]]))
+        (bound,) = field.covering_radius(V, np.array([[0, 1, 2]]))
         assert farthest <= bound + 1e-12
         assert farthest > 0.5 * bound
     assert np.isclose(field.covering_radius(np.eye(3), np.array([[0, 1, 2]])), np.sqrt(2 / 3))

@@ -435,6 +435,31 @@ def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
     render.opengl.cache_clear()
 
 
+@pytest.mark.parametrize(("count", "found"), [("3", [["0", "NVIDIA A"], ["2", "NVIDIA B"]]), ("1", []), ("", [])])
+def test_gpus_are_known_by_their_egl_index_and_asked_for_once_a_run(monkeypatch, count, found):
+    renderers, asked = {"0": "NVIDIA A", "1": "llvmpipe", "2": "NVIDIA B"}, []
+
+    def probe(code, word, setting=None):
+        asked.append(setting)
+        return renderers[setting[render.INDEX]] if setting else count
+
+    monkeypatch.setattr(picture, "probe", probe)
+    monkeypatch.setenv(render.FOUND, "")  # so that it is as before in the end
+    monkeypatch.delenv(render.FOUND)
+    assert render.devices() == found
+    probes = len(asked)
+    assert render.devices() == found and len(asked) == probes == (4 if found else 1)
+
+
+def test_a_gpu_that_the_person_chose_stays(monkeypatch):
+    monkeypatch.setattr(picture, "opengl", lambda: "NVIDIA B")
+    monkeypatch.setattr(render, "devices", lambda: pytest.fail("asked for all GPUs"))
+    monkeypatch.setenv(render.INDEX, "2")
+    render.opengl.cache_clear()
+    assert render.opengl(True) == "NVIDIA B" and os.environ[render.INDEX] == "2"
+    render.opengl.cache_clear()
+
+
 def test_each_live_process_has_a_turn_of_its_own():
     code = "from lib import render; print(render.turn(), flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
