@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -269,6 +270,16 @@ def test_paths_mean_the_same_in_jupyterlab_as_in_batch():
     for folder in (ROOT, ROOT / "notebooks"):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
         assert result.stdout.strip() == str(ROOT)
+
+
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_make_lab_opens_jupyterlab_for_root_too(tmp_path, user, allowed):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    asked = {"cwd": ROOT, "env": os.environ | path, "capture_output": True, "text": True, "check": True}
+    told = subprocess.run(["make", "-n", "lab"], **asked).stdout.splitlines()[-1]
+    assert "jupyter lab notebooks" in told and ("--allow-root" in told) == allowed
 
 
 def test_the_readmes_links_lead_to_files():

@@ -54,9 +54,7 @@ def test_of_very_many_suffixes_the_most_frequent_are_told():
 
 def test_an_empty_dataset_is_told_with_those_that_are_there(folder, tmp_path):
     trimesh.creation.box().export(folder / "a.glb")
-    with pytest.raises(
-        ValueError, match=r"nowhere/items\.csv has no item\. Run 01_watertight on this data.*first\.$"
-    ):
+    with pytest.raises(ValueError, match=r"nowhere/items\.csv has no item\. Run 01_watertight on this data.*first\.$"):
         dataset.items("nowhere", 256)
     items = dataset.collect(folder, tmp_path / "data" / "demo" / "dataset", 64)
     made(items[0].name, 64, items[0].dataset)
@@ -77,9 +75,7 @@ def test_a_resolution_that_the_dataset_lacks_is_refused_with_those_it_has(folder
         made(item.name, 128, tmp_path / "tree")
     made(items[0].name, 64, tmp_path / "tree")
     assert len(dataset.items(tmp_path / "tree", 64)) == 2  # one that was made is enough
-    with pytest.raises(
-        ValueError, match=r"resolution = 256: no item of .*tree was made at it\. It has 64 and 128"
-    ):
+    with pytest.raises(ValueError, match=r"resolution = 256: no item of .*tree was made at it\. It has 64 and 128"):
         dataset.items(tmp_path / "tree", 256)
     assert resolutions(tmp_path / "tree", [items[1].name]) == [128]
     refuse_resolution(tmp_path / "empty", [], 256)
