@@ -31,8 +31,8 @@ lint: setup ## style of code and notebooks
 bench: setup ## measure: every tests/bench_*.py, one after the other
 	@for bench in tests/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
-lab: setup ## open the notebooks in JupyterLab (which wants to be told that root means it, as in containers)
-	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: setup ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)  # root, as in containers, must say so
 
 clean: ## remove .venv, and nothing you made
 	rm -rf $(VENV)

@@ -126,12 +126,14 @@ def growth(folder: Path, items: list, alt: str, columns: int = 5) -> Image:
     meshes, titles = [], []
     for item in items:
         made = sorted(folder.glob(f"{item.name}_step_*.obj"))
-        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int) if made else ():
+        some = np.unique(np.linspace(0, len(made) - 1, columns - 1).round().astype(int)) if made else ()
+        for k in some:
             meshes.append(mesh_or_reason(made[k]))
             titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
         if made:
-            meshes.append(mesh_or_reason(item.path("_normalized.obj")))
-            titles.append("\ntruth")
+            left = columns - 1 - len(some)  # of few steps none is shown twice
+            meshes += [mesh_or_reason(item.path("_normalized.obj")), *[""] * left]
+            titles += ["\ntruth", *["\n"] * left]
     return contact_sheet(meshes, titles, columns, together=columns, alt=alt)
 
 

@@ -264,7 +264,9 @@ def test_growth_shows_each_shape_from_its_first_step_to_the_truth(tmp_path, monk
     write(tmp_path / "truth.obj", *truth)
     items = [SimpleNamespace(name=name, path=lambda suffix: tmp_path / "truth.obj") for name in ("none", "ball")]
     picture.growth(tmp_path, items, "how it grew", columns=4)
-    [(meshes, titles)] = told
+    picture.growth(tmp_path, items, "how it grew", columns=8)
+    (meshes, titles), (_, wide) = told
+    assert wide[5:] == ["\ntruth", "\n", "\n"] and len(set(wide)) == 7  # five steps, none of them twice
     assert titles == ["ball\nstep 0", "\nstep 100", "\nstep 1,000", "\ntruth"]
     assert [round(float(np.abs(V).max()), 3) for V, _ in meshes] == [0.5, 0.55, 1.0, 1.0]
     assert picture.mesh_or_reason(tmp_path / "ball_step_000000050.obj").startswith("nothing to see: ")
