@@ -23,7 +23,6 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds, generous: a kernel that starts, a cell that closes meshes on two cores
 NOTEBOOK = "jupyterapp.shell.currentWidget"
 KERNEL = f"{NOTEBOOK}.sessionContext.session?.kernel"
-THEIRS = ("/api/", "/lab/", "static/")  # a console's entry about JupyterLab's own files
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not where() and not REQUIRED, reason="no Chromium here: apt install chromium"),
@@ -59,26 +58,24 @@ class Lab(Chromium):
     def run_cell(self, k: int) -> list[dict]:
         """Run a cell as a person does, and wait until it is done: its outputs."""
         self.show(k)
-        before = self.run(f"{NOTEBOOK}.content.widgets[{k}].model.executionCount")
-        self.run("void jupyterapp.commands.execute('notebook:run-cell')")
-        cell = f"{NOTEBOOK}.content.widgets[{k}]"
-        self.until(f"{cell}.model.executionCount > {before or 0} && {cell}.model.executionState === 'idle'", PATIENCE)
-        self.until(f"{KERNEL}?.status === 'idle'", PATIENCE)
+        self.run("window.ran = false, void jupyterapp.commands.execute('notebook:run-cell').then(() => (ran = true))")
+        self.until("ran", PATIENCE)
         return self.outputs(k)
 
     def outputs(self, k: int) -> list[dict]:
         """As they would be saved."""
         return self.run(f"{NOTEBOOK}.content.widgets[{k}].model.outputs.toJSON()")
 
-    def picture(self, k: int) -> str:
-        """The picture below a cell that has one: as its model has it and as the page shows it."""
-        [saved] = [data["image/png"] for data in map(data_of, self.outputs(k)) if "image/png" in data]
-        selector = ".jp-OutputArea-output img"
-        shown = self.run(
-            f"[...{NOTEBOOK}.content.widgets[{k}].node.querySelectorAll({json.dumps(selector)})].map((i) => i.src)"
-        )
-        assert shown == [f"data:image/png;base64,{saved.strip()}"]
-        return saved
+    def picture(self, k: int, besides: str = "") -> str:
+        """The picture below a cell that has one, once the page shows what the model holds, and it is another one."""
+        cell, deadline = f"{NOTEBOOK}.content.widgets[{k}]", time.monotonic() + PATIENCE
+        sources = f"[...{cell}.node.querySelectorAll('.jp-OutputArea-output img')].map((image) => image.src)"
+        while True:
+            saved = [data["image/png"].strip() for data in map(data_of, self.outputs(k)) if "image/png" in data]
+            if len(saved) == 1 and saved != [besides] and self.run(sources) == [f"data:image/png;base64,{saved[0]}"]:
+                return saved[0]
+            assert time.monotonic() < deadline, f"cell {k} has {len(saved)} pictures and shows no new one"
+            time.sleep(0.2)
 
     def slide(self, number: int, key: str, times: int = 3) -> None:
         """Move a slider by the keyboard."""
@@ -86,22 +83,26 @@ class Lab(Chromium):
         for _ in range(times):
             self.key(key)
 
-    def turned(self, k: int, before: str) -> str:
-        """The picture below a cell, once it is another one."""
-        deadline = time.monotonic() + PATIENCE
-        while (now := self.picture(k)) == before:
-            assert time.monotonic() < deadline, "the picture does not follow the slider"
-            time.sleep(0.2)
-        return now
+    def choose(self, number: int) -> None:
+        """Another entry of the one list."""
+        choice = "document.querySelector('.widget-dropdown select')"
+        self.run(f"{choice}.selectedIndex = {number}, {choice}.dispatchEvent(new Event('change', {{bubbles: true}}))")
 
     def alive(self) -> bool:
         """Does the kernel still compute, without a dialog that says it died?"""
         self.until(f"{KERNEL}?.status === 'idle'", PATIENCE)
         return not self.run("!!document.querySelector('.jp-Dialog')")
 
-    def complaints(self) -> list[str]:
-        """Errors in the console; JupyterLab warns of much, and looks for files of its own that need not be there."""
-        found = [json.loads(told) for told in super().complaints()]
+    def errors(self) -> list[str]:
+        """What the console holds of them; JupyterLab warns of much, and misses files that need not be there."""
+        self.run("1")
+        found = []
+        for event in self.events:
+            told = event.get("params", {})
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append(json.dumps(told["exceptionDetails"]))
+            elif event["method"] == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
+                found.append(json.dumps(told["args"]))
         return found
 
 
@@ -147,8 +148,7 @@ def served(folder: Path):
     home = {
         name: str(folder / ".jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
     }
-    quiet = {"LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate", "LabApp.news_url": "None"}
-    options = {"ServerApp.port": 0, "ServerApp.ip": "127.0.0.1", "LabApp.expose_app_in_browser": True} | quiet
+    options = {"ServerApp.port": 0, "ServerApp.ip": "127.0.0.1", "LabApp.expose_app_in_browser": True}
     command = [sys.executable, "-m", "jupyterlab", str(folder), "--no-browser", "--allow-root"]
     environment = os.environ | home | {"PYTHONPATH": str(ROOT)}
     environment.pop("LIB_BATCH", None)
@@ -181,19 +181,25 @@ def lab(folder):
         yield lab
 
 
-def test_an_executed_notebook_opens_with_its_pictures_and_becomes_live(lab):
+def test_an_executed_notebook_shows_its_pictures_and_becomes_live_when_it_is_run(lab):
     lab.notebook("run/01_watertight.ipynb")
     code = [k for k, (kind, _) in enumerate(lab.cells()) if kind == "code"]
     assert sum("image/png" in data for k in code for data in map(data_of, lab.outputs(k))) == 4
+    assert [told for k in code for told in faults(lab.outputs(k))] == []
     explorer = lab.find("report.explorer")
     lab.show(explorer)
     still = lab.picture(explorer)
-    assert lab.run("document.querySelectorAll('.jupyter-widgets').length") == 0 and lab.complaints() == []
+    assert lab.run("document.querySelectorAll('.jupyter-widgets').length") == 0  # none that wants a kernel
+    for k in [k for k in code if k <= lab.find("pool.map")]:
+        assert faults(lab.run_cell(k)) == []
+    assert faults(lab.run_cell(explorer)) == []
+    first = lab.picture(explorer)
+    lab.slide(1, "ArrowRight")
+    assert lab.picture(explorer, besides=first) != still
+    assert lab.alive() and lab.errors() == []
 
-    assert still
 
-
-def test_a_bare_notebook_runs_cell_by_cell_and_its_sliders_turn_the_mesh(lab):
+def test_a_bare_notebook_runs_cell_by_cell_and_its_widgets_show_another_mesh_and_turn_it(lab):
     lab.notebook("bare.ipynb")
     for k, (kind, _) in enumerate(lab.cells()):
         assert kind != "code" or faults(lab.run_cell(k)) == []
@@ -201,16 +207,19 @@ def test_a_bare_notebook_runs_cell_by_cell_and_its_sliders_turn_the_mesh(lab):
     lab.show(explorer)
     first = lab.picture(explorer)
     lab.slide(0, "ArrowRight")
-    turned = lab.turned(explorer, first)
+    turned = lab.picture(explorer, besides=first)
+    lab.choose(1)
+    other = lab.picture(explorer, besides=turned)
     lab.slide(1, "ArrowLeft")
-    lab.turned(explorer, turned)
-    assert lab.alive() and lab.complaints() == []
+    assert len({first, turned, other, lab.picture(explorer, besides=other)}) == 4
+    assert lab.alive() and lab.errors() == []
 
 
-def test_saved_by_hand_and_opened_again_it_shows_the_last_picture(lab):
+def test_saved_by_hand_and_opened_when_its_kernel_is_gone_it_shows_the_last_picture(lab):
     explorer = lab.find("report.explorer")
     last = lab.picture(explorer)
     lab.run("jupyterapp.commands.execute('docmanager:save')")
+    lab.run("jupyterapp.serviceManager.sessions.shutdownAll()")
     lab.notebook("bare.ipynb")
     lab.show(explorer)
     assert lab.picture(explorer) == last
