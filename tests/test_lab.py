@@ -175,9 +175,16 @@ def served(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def lab(folder):
+def server(folder):
     assert where(), "LIB_BROWSER=required, but there is no Chromium: apt install chromium"
-    with served(folder) as (address, token), Lab(address, token) as lab:
+    with served(folder) as address_and_token:
+        yield address_and_token
+
+
+@pytest.fixture
+def lab(server):
+    """A browser for each test: one that leaves a notebook with changes asks whether it may."""
+    with Lab(*server) as lab:
         yield lab
 
 
@@ -199,7 +206,7 @@ def test_an_executed_notebook_shows_its_pictures_and_becomes_live_when_it_is_run
     assert lab.alive() and lab.errors() == []
 
 
-def test_a_bare_notebook_runs_cell_by_cell_and_its_widgets_show_another_mesh_and_turn_it(lab):
+def test_a_bare_notebook_runs_cell_by_cell_turns_its_meshes_and_keeps_what_was_seen(lab):
     lab.notebook("bare.ipynb")
     for k, (kind, _) in enumerate(lab.cells()):
         assert kind != "code" or faults(lab.run_cell(k)) == []
@@ -214,9 +221,7 @@ def test_a_bare_notebook_runs_cell_by_cell_and_its_widgets_show_another_mesh_and
     assert len({first, turned, other, lab.picture(explorer, besides=other)}) == 4
     assert lab.alive() and lab.errors() == []
 
-
-def test_saved_by_hand_and_opened_when_its_kernel_is_gone_it_shows_the_last_picture(lab):
-    explorer = lab.find("report.explorer")
+    # Saved by hand, and opened when its kernel is gone: the last picture is there.
     last = lab.picture(explorer)
     lab.run("jupyterapp.commands.execute('docmanager:save')")
     lab.run("jupyterapp.serviceManager.sessions.shutdownAll()")
