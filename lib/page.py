@@ -12,7 +12,7 @@ from lib import cards, curves, markup, runs, tables
 from lib.gallery import manifest
 from lib.markup import address, badge, code, minutes, moment, table, text, wide
 
-PICTURE = 900  # pixels of a picture's width
+PICTURE = 840  # pixels of a picture's width
 ROWS = 500  # of the quarantine that the page shows; the ledgers have them all
 
 

@@ -19,8 +19,8 @@ from lib.log import LIMIT
 
 LARGEST = 12_000_000  # bytes of all together: a repository keeps every version for ever
 LEDGER = 300_000  # characters of a table: of a larger one the first rows, and all that were put aside
-QUALITY = 76  # of a JPEG
-FACES = 2000  # of a mesh in a log: smooth enough at the size of a card
+QUALITY = 75  # of a JPEG
+CARDS = 6  # of a gallery, over all its groups
 PRIVATE = ("pid", "host", "cwd")  # of a record: of no use elsewhere
 TABLES = ("*.csv", "*/curve.csv", "*/validation.csv", "*/scores.csv", "*/made.csv", "*/scores.tex")
 BINARY = r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/=]+"  # pictures in a text: no paths in there, whatever it looks like
@@ -41,12 +41,12 @@ def pack(run: Path, target: Path | None = None) -> tuple[Path, list[tuple[int, s
         text, less = table(path)
         kept[path.relative_to(run).as_posix()] = hide(text)
         shortened += [less] * bool(less)
-    if (found := gallery.manifest(run)).get("groups"):
-        names = {name for name in gallery.listed(found["groups"]) if not name.endswith(".glb")}  # again in the .js
+    if groups := fewer(gallery.manifest(run).get("groups", [])):
+        names = {name for name in gallery.listed(groups) if not name.endswith(".glb")}  # again in the .js
         paths = {name: run / "gallery" / name for name in {*names, "viewer.js"}}
         kept |= {f"gallery/{name}": path for name, path in paths.items() if path.is_file()}
-        kept |= fewer(found["groups"], run / "gallery")
-        kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": found["groups"]}, indent=1))
+        kept |= {name: short(path) for name, path in kept.items() if re.fullmatch(r"gallery/\d\d_\w+\.js", name)}
+        kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": groups}, indent=1))
     about = shared(record, hide) | {"shortened": shortened, "files": sorted(kept)}
     lay(kept | {"run.json": json.dumps(about, indent=1)}, target)
     page.write(target, about)
@@ -145,23 +145,25 @@ def lighter(output) -> None:
             output.metadata[kind] = output.metadata.pop("image/png")
 
 
-def fewer(groups: list[dict], folder: Path) -> dict[str, str]:
-    """The scripts of a gallery's meshes with fewer faces, whose counts on the cards become theirs."""
-    from lib import mesh
-    from lib.simplify import simplify
+def fewer(groups: list[dict]) -> list[dict]:
+    """A gallery with some of its cards, of each group evenly from the first to the last."""
+    share = min(1, CARDS / max(1, sum(len(group["cards"]) for group in groups)))
+    return [group | {"cards": gallery.spread(group["cards"], round(share * len(group["cards"])))} for group in groups]
 
-    scripts = {}
-    with tempfile.TemporaryDirectory() as room:
-        for shape in (shape for group in groups for card in group["cards"] for shape in card["meshes"]):
-            glb, script = Path(room, f"{shape['file']}.glb"), f"{shape['file']}.js"
-            try:  # of a log there is only the script
-                glb.write_bytes(gallery.unscripted((folder / script).read_text(encoding="utf-8")))
-                V, F = simplify(*mesh.read(glb), FACES)
-            except (OSError, ValueError):  # missing or damaged, which the page says
-                continue
-            mesh.write(glb, V, F)
-            scripts[f"gallery/{script}"], shape["shown"] = gallery.script(glb), len(F)
-    return scripts
+
+def short(path: Path) -> str:
+    """The script of a gallery's mesh, written anew: earlier galleries spent four bytes on an index."""
+    from lib import mesh
+
+    text = path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        glb = Path(folder, f"{path.stem}.glb")
+        try:
+            glb.write_bytes(gallery.unscripted(text))
+            mesh.write(glb, *mesh.read(glb))
+            return gallery.script(glb)
+        except ValueError:  # damaged, which the page says
+            return text
 
 
 def table(path: Path) -> tuple[str, str]:
