@@ -32,7 +32,7 @@ bench: setup ## measure: every tests/bench_*.py, one after the other
 	@for bench in tests/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lab: setup ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)  # root, as in containers, must say so
 
 clean: ## remove .venv, and nothing you made
 	rm -rf $(VENV)

@@ -32,7 +32,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -147,7 +146,7 @@ def begin(run: Path, options, sections: dict[str, dict], chosen: list[str]) -> d
         "pid": os.getpid(),
         "host": platform.node(),
         "cwd": str(Path.cwd()),
-        "started": now(),
+        "started": log.now(),
         "seeds": {name: s["parameters"]["seed"] for name, s in sections.items() if "seed" in s["parameters"]},
         "provenance": {},
         "sections": sections,
@@ -177,7 +176,7 @@ def finish(run: Path, record: dict) -> None:
     for part in (record, *record["sections"].values()):
         if part["status"] == "running":
             part["status"] = "failed" if part is record else record["status"]
-    record["ended"] = now()
+    record["ended"] = log.now()
     publish(run, record)
     runs.refresh(run)
 
@@ -203,7 +202,7 @@ def run_section(run: Path, name: str, record: dict, minutes: float) -> None:
     """Execute a notebook in a process of its own and write down how it ended."""
     section = record["sections"][name]
     target = run / f"{name}.ipynb"
-    section.update(status="running", started=now())
+    section.update(status="running", started=log.now())
     publish(run, record)
     start = time.monotonic()
     before = ledger_time(run, name)
@@ -211,7 +210,7 @@ def run_section(run: Path, name: str, record: dict, minutes: float) -> None:
     ending, peak_gib, stopped = run_process(name, job, target.with_suffix(".log"))
     seconds = round(time.monotonic() - start, 1)
     rows = page.quarantine(run, name) if ledger_time(run, name) != before else []  # an older run's are not ours
-    section.update(ending, ended=now(), seconds=seconds, peak_gib=peak_gib, quarantined=len(rows))
+    section.update(ending, ended=log.now(), seconds=seconds, peak_gib=peak_gib, quarantined=len(rows))
     about = f"{in_minutes(seconds)}, {peak_gib} GiB" + f", {len(rows)} quarantined" * bool(rows)
     print(CONTROL.sub("", f"{name} {ending['status']} ({about}) {ending['reason']}"), flush=True)
     if ending["status"] != "completed" or stopped:
@@ -288,7 +287,7 @@ def relay(stream, name: str, text_log: Path, mark: str, ending: dict) -> None:
         file = os.open(os.devnull, os.O_WRONLY)
     keep = contextlib.suppress(OSError, ValueError)  # a full disk, a closed terminal: read on, or the section stops too
     with keep:
-        os.write(file, f"--- {now()} {name}\n".encode())
+        os.write(file, f"--- {log.now()} {name}\n".encode())
     for line in io.TextIOWrapper(stream, "utf-8", "replace", newline="\n"):
         text, _, said = line.partition(mark)
         if text:
@@ -352,10 +351,6 @@ def positive(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise ValueError
     return float(text)
-
-
-def now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ STYLE = {
     **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), GREY),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.12),
     **{"axes.grid": True, "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 10, "font.size": 9},
+    **{"legend.facecolor": PAPER, "legend.edgecolor": "none", "legend.framealpha": 0.85},  # curves may lie below
     "axes.prop_cycle": f"cycler('color', ['{BLUE}', '{ACCENT}', '#E0A100', '#3E8E7E'])",
 }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from lib.dataset import Claims, sweep, writing
-from lib.journal import tell
 from lib.place import Place
+from lib.words import say
 
 MADE = ("resume", "events", "pictures", "curve.csv", "validation.csv", "train.log", "model.safetensors", "config.json")
 
@@ -70,7 +70,7 @@ def latest(folder: Path, place: Place) -> dict | None:
         try:
             return torch.load(path, map_location=place.device, weights_only=True)
         except Exception as error:  # a disk that lost its power may hold anything
-            tell(f"{path} cannot be read ({type(error).__name__}); the one before it is tried")
+            say(f"{path} cannot be read ({type(error).__name__}); the one before it is tried")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What each step of a stage took, for its facts, and seconds as people say them."""
+"""What each step of a stage took, for its facts."""
 
 import time
 
@@ -12,8 +12,3 @@ class Clock:
     def __call__(self, step: str) -> None:
         now = time.perf_counter()
         self.seconds[f"seconds_{step}"], self.last = round(now - self.last, 3), now
-
-
-def in_words(seconds: float) -> str:
-    hours, minutes = f"{seconds / 3600:.1f} h", f"{seconds / 60:.0f} min"
-    return hours if seconds > 5400 else minutes if seconds > 90 else f"{seconds:.0f} s"

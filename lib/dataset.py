@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from lib.search import alternatives, list_meshes, passed_over, refuse_resolution, suffixes
+from lib.words import say
+
 BOX = 1.05  # half the side of the grid's box; meshes span [-1, 1]
 PARTIAL = ".partial-"  # how the name of a file begins until its content is whole
 RECORD = {"version", "parameters", "inputs", "outputs", "facts"}  # what a stage notes about an item, at the least
@@ -93,6 +96,7 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
         raise ValueError(
             f"meshes = {str(meshes)!r} is not a folder. Give the folder that holds the meshes (searched recursively); "
             f"`python -m lib.shapes {meshes} --count 14` makes some to try."
+            + alternatives("meshes", Path("data").glob("*/meshes"))
         )
     if os.path.realpath(meshes) == os.path.realpath(dataset):
         raise ValueError(
@@ -100,9 +104,13 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
         )
     if dataset.exists() and not dataset.is_dir():
         raise ValueError(f"dataset = {str(dataset)!r} is a file. Give the folder for the results; it need not exist.")
-    found = list(list_meshes(meshes, besides=dataset))[: limit if limit > 0 else None]
+    found, others = list_meshes(meshes, besides=dataset)
     if not found:
-        raise ValueError(f"no mesh below {meshes}. Formats that are read: {' '.join(suffixes())}")
+        told = passed_over(others) or f"Formats that are read: {' '.join(suffixes())}"
+        raise ValueError(f"no mesh below {meshes}. {told}")
+    if others:
+        say(passed_over(others))
+    found = found[: limit if limit > 0 else None]
     known = read_items(dataset)
     with ThreadPoolExecutor() as threads:  # hashlib lets go of the GIL
         rows = list(threads.map(lambda path: item_row(meshes, path, known), found))
@@ -119,31 +127,15 @@ def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
     dataset = Path(dataset).expanduser().absolute()
     rows = read_items(dataset)
     if not rows:
-        raise ValueError(f"{dataset}/items.csv has no item. Run 01_watertight on this dataset first.")
+        known = {path.parent for depth in ("*", "*/*") for path in Path("data").glob(f"{depth}/items.csv")}
+        told = alternatives("dataset", known)
+        raise ValueError(f"{dataset}/items.csv has no item. Run 01_watertight on this dataset first.{told}")
+    refuse_resolution(dataset, rows, resolution)
     there = {name: os.path.exists(row["source"]) for name, row in rows.items()}
     bytes_there = {rows[name]["sha256"] for name in rows if there[name]}
     renamed = {name for name in rows if not there[name] and rows[name]["sha256"] in bytes_there}
     chosen = [row for name, row in rows.items() if name not in renamed][: limit if limit > 0 else None]
     return [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in chosen]
-
-
-def list_meshes(folder: Path, besides: Path) -> Iterator[str]:
-    """Paths of the mesh files below a folder, sorted; hidden folders and our own tree are passed over."""
-    besides, read = os.path.realpath(besides), suffixes()
-
-    def tell(error: OSError) -> None:
-        warnings.warn(f"passed over: {error}", stacklevel=2)
-
-    for where, folders, files in os.walk(folder, onerror=tell):
-        folders[:] = sorted(f for f in folders if f[0] != "." and os.path.realpath(f"{where}/{f}") != besides)
-        yield from (f"{where}/{f}" for f in sorted(files) if f[0] != "." and f.lower().endswith(read))
-
-
-def suffixes() -> tuple[str, ...]:
-    """Of the files that are meshes."""
-    from lib.mesh import SUFFIXES  # slow to import, and nothing else here needs it
-
-    return tuple(sorted(SUFFIXES))
 
 
 def item_row(meshes: Path, path: str, known: dict) -> dict:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.words import first_line
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the colours it was trained on
 PUBLISHED = 256, 224  # the shorter edge is resized to the first, the middle is cut out at the second
 BACKGROUND = (255, 255, 255)  # under what is transparent: white, as behind a product and as the farthest depth
@@ -52,7 +54,7 @@ def read(weights: str):
         kind = AutoConfig.from_pretrained(where).model_type
     except (OSError, ValueError) as error:
         if is_path:
-            raise ValueError(f"weights = {weights!r}: {first_line(error)} Wanted {wanted}.") from None
+            raise ValueError(f"weights = {weights!r}: {sentence(error)} Wanted {wanted}.") from None
         raise ValueError(missing(weights, error)) from None
     if kind not in KINDS:
         raise ValueError(f"weights = {weights!r} is a {kind}; wanted {wanted}.")
@@ -62,9 +64,9 @@ def read(weights: str):
         network = Dinov2Model if kind == "dinov2" else Dinov2WithRegistersModel
         model, report = network.from_pretrained(where, use_safetensors=True, output_loading_info=True)
     except OSError as error:
-        raise ValueError(f"weights = {weights!r}: {first_line(error)} Wanted {wanted}.") from None
+        raise ValueError(f"weights = {weights!r}: {sentence(error)} Wanted {wanted}.") from None
     except Exception as error:  # safetensors and transformers each have their own for a damaged file
-        raise ValueError(f"weights = {weights!r} cannot be read: {first_line(error)} Wanted {wanted}.") from None
+        raise ValueError(f"weights = {weights!r} cannot be read: {sentence(error)} Wanted {wanted}.") from None
     finally:
         logging.set_verbosity(told)
     lacks = sorted(key for key in report["missing_keys"] if "mask_token" not in key)
@@ -77,15 +79,14 @@ def read(weights: str):
 def missing(weights: str, error: Exception) -> str:
     name = weights.rsplit("/", 1)[-1]
     return (
-        f"weights = {weights!r} is no folder here, and the Hugging Face hub does not give it ({first_line(error)}) "
+        f"weights = {weights!r} is no folder here, and the Hugging Face hub does not give it ({sentence(error)}) "
         f"Where there is a network, run `hf download {weights} --local-dir weights/{name}`, bring the folder here and "
         f'set weights to its path. To try the street without: weights = "random", a network that never saw a picture.'
     )
 
 
-def first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
-    return line if line.endswith(".") else line + "."
+def sentence(error: Exception) -> str:
+    return first_line(error).rstrip(".") + "."
 
 
 def fingerprint(model) -> str:
@@ -210,4 +211,4 @@ def read_features(path: str | Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as file:
             return file["features"]
     except Exception as error:  # zipfile, numpy and torch each have their own
-        raise ValueError(f"{path} cannot be read ({first_line(error)}) Run 04_features again.") from None
+        raise ValueError(f"{path} cannot be read ({sentence(error)}) Run 04_features again.") from None

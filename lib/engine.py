@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from lib import log
+from lib.words import first_line
 
 SAVE_EVERY = 5.0  # seconds between two saves of a running log: writing it is not what the run is for
 GRACE = 20.0  # seconds that an interrupted cell gets to publish what it has
@@ -99,9 +100,9 @@ async def run_cells(client: "Client", minutes: float) -> tuple[str, str]:
                     return "killed", f"the kernel {how_it_died(client.process().poll())} {where}"
                 log.finish_cell(cell, "completed")
     except CellExecutionError as error:
-        return client.stopped or "failed", f"{where}: {error.ename}: {log.first_line(error.evalue)}"
+        return client.stopped or "failed", f"{where}: {error.ename}: {first_line(error.evalue)}"
     except Exception as error:  # a kernel that does not start, messages that are lost
-        return client.stopped or "failed", f"{where}: {type(error).__name__}: {log.first_line(str(error))}"
+        return client.stopped or "failed", f"{where}: {type(error).__name__}: {first_line(error)}"
     return "completed", ""
 
 

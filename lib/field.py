@@ -1,4 +1,4 @@
-"""Fields on a sparse grid: distance and ray queries to a mesh, the narrow band, outside by flood fill, marching cubes.
+"""Fields on a sparse grid: distance and ray queries to a mesh, the narrow band, outside by flood fill.
 
 The grid has R cells along each side of the box [-BOX, BOX]; corner i lies exactly at i * 2 * BOX / R - BOX. A corner is
 one int64 key, its three indices side by side in 21 bits each, so that keys sort like (i, j, k), a neighbour's key is a
@@ -15,7 +15,7 @@ from embreex.rtcore_scene import EmbreeScene
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lib.cubes import OFFSETS, triangles
+from lib.cubes import OFFSETS
 from lib.dataset import BOX
 
 BITS = 21
@@ -412,38 +412,3 @@ def places(keys: np.ndarray, outside: Outside) -> Places:
         table[2:, n::8] = np.where(rows + n > last[run], FREE, ENCLOSED)
     table[number[tuple((block - low).T)], (unpack(keys) & 7) @ (64, 8, 1)] = np.arange(len(keys))
     return Places(int((low * 8 + ORIGIN) @ STEPS), number, table.ravel())
-
-
-# -- surface extraction -----------------------------------------------------------------------------------------------
-
-
-def marching_cubes(keys: np.ndarray, values: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the field crosses zero, positive inside: V (n, 3), F (m, 3), outward.
-
-    Sorted keys hold at least all corners of the crossed cells, and a ring of negative ones around them. Then each edge
-    has exactly two faces and each vertex one fan of faces, whatever the values; vertices differ in the last digits only
-    where a value is zero, so they are kept a thousandth of a cell off the corners.
-    """
-    inside = values > 0
-    neighbour = np.stack([find(keys, keys + step) for step in STEPS], -1)  # (n, 3)
-    crossed = (neighbour >= 0) & (inside[:, None] != inside[neighbour])
-    lower, axis = np.nonzero(crossed)
-    upper = neighbour[lower, axis]
-    t = np.clip(values[lower] / (values[lower] - values[upper]), 1e-3, 1 - 1e-3)
-    ijk = unpack(keys[lower]).astype(float)
-    ijk[np.arange(len(t)), axis] += t
-    vertex = np.full(crossed.shape, -1)
-    vertex[crossed] = np.arange(len(t))
-
-    # The cells that share a crossed edge, and their corners.
-    around = np.array([np.delete(-OFFSETS[OFFSETS[:, a] == 0], a, 1) @ np.delete(STEPS, a) for a in range(3)])  # (3, 4)
-    cells = unique(keys[lower][:, None] + around[axis])
-    corner = find(keys, cells[:, None] + OFFSETS @ STEPS)  # (c, 8)
-    corner = corner[(corner >= 0).all(1)]
-    case = inside[corner] @ (1 << np.arange(8))  # (c,)
-    table, count = triangles()
-    which = np.repeat(np.arange(len(corner)), count[case])
-    nth = np.arange(len(which)) - np.repeat(np.cumsum(count[case]) - count[case], count[case])
-    edge = table[case[which], nth]  # (m, 3) of 24 = lower corner * 3 + axis
-    F = vertex[corner[which[:, None], edge // 3], edge % 3]
-    return position(ijk, resolution), F

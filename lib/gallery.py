@@ -180,13 +180,22 @@ def write(V: np.ndarray, F: np.ndarray, target: Path, kind: str, middle: np.ndar
     few, faces = simplify(V, F, FACES)
     with writing(target.with_suffix(".glb")) as beside:
         mesh.write(beside, few, faces)
-    words = base64.b64encode(target.with_suffix(".glb").read_bytes()).decode()
-    write_text(target.with_suffix(".js"), f'mesh("{target.name}", "{words}");\n')
+    write_text(target.with_suffix(".js"), script(target.with_suffix(".glb")))
     with writing(target.with_suffix(".png")) as beside:
         picture.cast([(V, F, COLOURS[kind])], camera(middle, radius), SIDE, clear=True).quantize(64, method=2).save(
             beside, "png"
         )
     return len(faces)
+
+
+def script(glb: Path) -> str:
+    """A GLB as a page loads it."""
+    return f'mesh("{glb.stem}", "{base64.b64encode(glb.read_bytes()).decode()}");\n'
+
+
+def unscripted(text: str) -> bytes:
+    """The GLB again."""
+    return base64.b64decode(text.rpartition(', "')[2].partition('"')[0])
 
 
 def camera(middle: np.ndarray, radius: float) -> list[np.ndarray]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.clock import in_words
 from lib.dataset import write_text, writing
+from lib.words import in_words, say
 
 
 class Journal:
@@ -36,7 +36,7 @@ class Journal:
 
     def say(self, text: str) -> None:
         if self.first:
-            tell(f"{self.folder.name}: {text}")
+            say(f"{self.folder.name}: {text}")
             with (self.folder / "train.log").open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -79,10 +79,6 @@ class Journal:
         for key, value in row.items():
             if key != "step":
                 self.events.add_scalar(f"{group}/{key}", value, row["step"])
-
-
-def tell(text: str) -> None:
-    print(text, flush=True)
 
 
 def read_curve(folder: str | Path, name: str = "curve") -> list[dict]:

@@ -1,6 +1,5 @@
 """05: every shape to its VAE latents, and what it costs to decode them at each depth of the octree."""
 
-import base64
 import functools
 import json
 import os
@@ -225,8 +224,9 @@ def by_depth(found: pd.DataFrame) -> pd.DataFrame:
     counts = longest.groupby("depth")["result"].agg(shapes=len, whole=lambda result: (result == "whole").sum())
     table["whole"] = [f"{counts['whole'][d]} of {counts['shapes'][d]}" for d in table["depth"]]
     table["else"] = [failed.get(depth, "") for depth in table["depth"]]
-    for column, k in (("author's seconds", 0), ("author's GB", 1)):
-        table[column] = [AUTHOR.get(depth, (np.nan, np.nan))[k] for depth in table["depth"]]
+    if AUTHOR.keys() & set(table["depth"]):
+        theirs = [AUTHOR.get(depth, (np.nan, np.nan)) for depth in table["depth"]]
+        table["author's seconds"], table["author's GB"] = zip(*theirs, strict=True)
     return table
 
 
@@ -297,21 +297,11 @@ def explorer(rows: pd.DataFrame, meshes: dict, dataset: str, resolution: int, de
     if os.environ.get("LIB_BATCH") or rows.empty:
         return pictures(rows.head(1), meshes, dataset, resolution, depths[-1:])
     import ipywidgets as widgets
-    from IPython.display import display
 
     choice = widgets.Dropdown(options=list(rows["item"]), description="shape")
     depth = widgets.SelectionSlider(options=list(depths), value=depths[-1], description="depth")
-    turn = widgets.IntSlider(35, -180, 180, 5, description="turn", continuous_update=False)
-    tilt = widgets.IntSlider(20, -85, 85, 5, description="tilt", continuous_update=False)
-    still = widgets.Image()
 
-    def show(_=None) -> None:
-        one, view = rows[rows["item"] == choice.value], {"turn": turn.value, "tilt": tilt.value}
-        still.value = pictures(one, meshes, dataset, resolution, [depth.value], **view).data
+    def see(**view) -> tuple:
+        return (pictures(rows[rows["item"] == choice.value], meshes, dataset, resolution, [depth.value], **view),)
 
-    for control in (choice, depth, turn, tilt):
-        control.observe(show, "value")
-    show()
-    box = widgets.VBox([widgets.HBox([choice, depth]), widgets.HBox([turn, tilt]), still])
-    # viewers that know no widgets (GitHub) take the still picture from the same output
-    display({**box._repr_mimebundle_(), "image/png": base64.b64encode(still.value).decode()}, raw=True)
+    picture.live([choice, depth], see)

@@ -178,9 +178,5 @@ def last_state(line: str) -> str:
     return seen.rsplit("\r", 1)[-1] + line[len(seen) :]
 
 
-def first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0][:300]
-
-
 def now() -> str:
-    return datetime.now(UTC).isoformat()
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -24,7 +24,8 @@ from torch import nn
 from lib import checkpoint
 from lib.journal import Journal, Watch
 from lib.muon import Muon
-from lib.place import Place, Stop
+from lib.place import Place
+from lib.stop import Stop
 
 MATRICES = re.compile(r"(^|\.)(attn|mlp)\w*\.")  # names of parameters that Muon takes, where they are matrices
 OVERDUE = 600.0  # seconds after which a checkpoint is written in any case

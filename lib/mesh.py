@@ -6,6 +6,8 @@ faces may be polygons, trimesh all else.
 """
 
 import io
+import json
+import struct
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,10 +78,43 @@ def write(target, V, F) -> None:
         rows = np.empty(len(F), [("size", "u1"), ("corners", "<i4", 3)])
         rows["size"], rows["corners"] = 3, F
         target.write_bytes(head.encode() + V.astype("<f4").tobytes() + rows.tobytes())
-    elif suffix in (".glb", ".stl"):
-        target.write_bytes(trimesh.Trimesh(V, F, process=False).export(file_type=suffix[1:]))
+    elif suffix == ".glb":
+        target.write_bytes(_glb(V, F))
+    elif suffix == ".stl":
+        target.write_bytes(trimesh.Trimesh(V, F, process=False).export(file_type="stl"))
     else:
         raise ValueError(f"{target}: meshes are written as .obj, .ply, .glb or .stl, not as {suffix or 'no suffix'}")
+
+
+def _glb(V, F) -> bytes:
+    """glTF 2.0 in one file; indices of two bytes where they do, which makes small meshes a third smaller."""
+    P = V.astype("<f4")
+    corners = F.astype("<u2" if len(V) < 65535 else "<u4")
+    parts = [P.tobytes(), corners.tobytes()]
+    box = {"min": P.min(0).tolist(), "max": P.max(0).tolist()}
+    kind = 5123 if corners.itemsize == 2 else 5125
+    about = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": len(P), "type": "VEC3", **box},
+            {"bufferView": 1, "componentType": kind, "count": F.size, "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": len(parts[0]), "target": 34962},
+            {"buffer": 0, "byteOffset": len(parts[0]), "byteLength": len(parts[1]), "target": 34963},
+        ],
+        "buffers": [{"byteLength": sum(map(len, parts))}],
+    }
+    chunks = ((b"JSON", json.dumps(about, separators=(",", ":")).encode(), b" "), (b"BIN\0", b"".join(parts), b"\0"))
+    body = b""
+    for name, content, filler in chunks:
+        content += filler * (-len(content) % 4)
+        body += struct.pack("<I", len(content)) + name + content
+    return b"glTF" + struct.pack("<II", 2, 12 + len(body)) + body
 
 
 def _write_obj(file, V, F, rows=50_000):

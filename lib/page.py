@@ -12,7 +12,7 @@ from lib import cards, curves, markup, runs, tables
 from lib.gallery import manifest
 from lib.markup import address, badge, code, minutes, moment, table, text, wide
 
-PICTURE = 1000  # pixels of a picture's width
+PICTURE = 840  # pixels of a picture's width
 ROWS = 500  # of the quarantine that the page shows; the ledgers have them all
 
 
@@ -172,27 +172,28 @@ def quarantine(run: Path, name: str) -> list[dict]:
 
 
 def first_picture(log: Path) -> tuple[str, str] | None:
-    """The first PNG of an executed notebook as a data URL, and what its author says it shows."""
+    """The first picture of an executed notebook as a data URL, and what its author says it shows."""
     for output in outputs(log):
-        if png := output.get("data", {}).get("image/png"):
-            about = output.metadata.get("image/png", output.metadata)
-            return smaller(re.sub("[^A-Za-z0-9+/=]", "", png)), str(about.get("alt", ""))
+        for kind in ("image/png", "image/jpeg"):  # the latter in a log that was made small
+            if picture := output.get("data", {}).get(kind):
+                about = output.metadata.get(kind, output.metadata)
+                return smaller(re.sub("[^A-Za-z0-9+/=]", "", picture), kind), str(about.get("alt", ""))
     return None
 
 
 @functools.lru_cache(64)
-def smaller(png: str) -> str:
+def smaller(picture: str, kind: str) -> str:
     """A picture at the width of the page, as a data URL: the log beside it has it in full."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             image.thumbnail((PICTURE, 4 * PICTURE))
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "webp", quality=84)
+            image.convert("RGB").save(buffer, "webp", quality=78)
         return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     except (OSError, ValueError):
-        return f"data:image/png;base64,{png}"
+        return f"data:{kind};base64,{picture}"
 
 
 def banners(log: Path) -> list[str]:

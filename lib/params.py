@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nbformat
 import yaml
 
-from lib.log import first_line
+from lib.words import first_line
 
 KINDS = {
     bool: "true or false",
@@ -139,7 +139,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     try:
         cells = nbformat.read(notebook, 4).cells
     except Exception as error:
-        raise ValueError(f"{notebook} is no notebook: {first_line(str(error))}") from None
+        raise ValueError(f"{notebook} is no notebook: {first_line(error)}") from None
     source = "\n".join(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     comments, parameters = {}, {}
     try:

@@ -1,11 +1,13 @@
 """A run as a small folder to commit: notebooks, page, gallery, ledgers and record; no data, and nobody's home in it."""
 
+import base64
 import csv
 import io
 import json
 import platform
 import re
 import shutil
+import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from lib.log import LIMIT
 
 LARGEST = 12_000_000  # bytes of all together: a repository keeps every version for ever
 LEDGER = 300_000  # characters of a table: of a larger one the first rows, and all that were put aside
+QUALITY = 75  # of a JPEG
+CARDS = 6  # of a gallery, over all its groups
 PRIVATE = ("pid", "host", "cwd")  # of a record: of no use elsewhere
 TABLES = ("*.csv", "*/curve.csv", "*/validation.csv", "*/scores.csv", "*/made.csv", "*/scores.tex")
 BINARY = r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/=]+"  # pictures in a text: no paths in there, whatever it looks like
@@ -37,11 +41,12 @@ def pack(run: Path, target: Path | None = None) -> tuple[Path, list[tuple[int, s
         text, less = table(path)
         kept[path.relative_to(run).as_posix()] = hide(text)
         shortened += [less] * bool(less)
-    if (found := gallery.manifest(run)).get("groups"):
-        names = {name for name in gallery.listed(found["groups"]) if not name.endswith(".glb")}  # again in the .js
+    if groups := fewer(gallery.manifest(run).get("groups", [])):
+        names = {name for name in gallery.listed(groups) if not name.endswith(".glb")}  # again in the .js
         paths = {name: run / "gallery" / name for name in {*names, "viewer.js"}}
         kept |= {f"gallery/{name}": path for name, path in paths.items() if path.is_file()}
-        kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": found["groups"]}, indent=1))
+        kept |= {name: short(path) for name, path in kept.items() if re.fullmatch(r"gallery/\d\d_\w+\.js", name)}
+        kept["gallery/gallery.json"] = hide(json.dumps({"of": [], "groups": groups}, indent=1))
     about = shared(record, hide) | {"shortened": shortened, "files": sorted(kept)}
     lay(kept | {"run.json": json.dumps(about, indent=1)}, target)
     page.write(target, about)
@@ -95,6 +100,7 @@ def notebook(path: Path, hide) -> str:
     for cell in nb.cells:
         cell.source = hide(cell.source)
         for output in cell.get("outputs", []):
+            lighter(output)
             for key in ("text", "evalue", "traceback"):
                 if key in output:
                     output[key] = walk(output[key], hide)
@@ -112,24 +118,76 @@ def notebook(path: Path, hide) -> str:
     return text
 
 
+def lighter(output) -> None:
+    """The picture of an output in fewer bytes: lines in a palette, shades as JPEG, which GitHub shows as well."""
+    from PIL import Image
+
+    data, tried = output.get("data", {}), {}
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(data.get("image/png", "")))) as image:
+            pixels = image.convert("RGB")
+    except (OSError, ValueError):  # none, or damaged: it stays as it is
+        return
+    if image.mode in ("RGBA", "LA", "PA"):  # there is no telling what it lies on
+        return
+    for kind, picture, options in (
+        ("image/png", pixels.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE), {"optimize": True}),
+        ("image/jpeg", pixels, {"quality": QUALITY, "optimize": True, "progressive": True}),
+    ):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind.partition("/")[2], **options)
+        tried[kind] = base64.b64encode(buffer.getvalue()).decode()
+    kind = min(tried, key=lambda kind: len(tried[kind]))
+    if len(tried[kind]) < 0.9 * len(data["image/png"]):
+        del data["image/png"]
+        data[kind] = tried[kind]
+        if "image/png" in output.metadata:
+            output.metadata[kind] = output.metadata.pop("image/png")
+
+
+def fewer(groups: list[dict]) -> list[dict]:
+    """A gallery with some of its cards, of each group evenly from the first to the last."""
+    share = min(1, CARDS / max(1, sum(len(group["cards"]) for group in groups)))
+    return [group | {"cards": gallery.spread(group["cards"], round(share * len(group["cards"])))} for group in groups]
+
+
+def short(path: Path) -> str:
+    """The script of a gallery's mesh, written anew: earlier galleries spent four bytes on an index."""
+    from lib import mesh
+
+    text = path.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        glb = Path(folder, f"{path.stem}.glb")
+        try:
+            glb.write_bytes(gallery.unscripted(text))
+            mesh.write(glb, *mesh.read(glb))
+            return gallery.script(glb)
+        except ValueError:  # damaged, which the page says
+            return text
+
+
 def table(path: Path) -> tuple[str, str]:
-    """A table and, if it is a very long one, what was left out: rows that were not put aside, from its end."""
+    """A table and, if it is a very long one, what was left out: rows that were not put aside, from its end.
+
+    A ledger's commands work where the run lies, so they stay with what was put aside; of numbers six digits do.
+    """
     text = path.read_text(encoding="utf-8", errors="replace")
-    if len(text) <= LEDGER:
+    text = re.sub(r"\d+\.\d{7,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.6g}", text)
+    if not text.startswith("item,status,"):
         return text, ""
     head, *rows = csv.reader(io.StringIO(text.replace("\0", "")))
     loud = [row for row in rows if "quarantined" in row]
     kept = io.StringIO()
     writer = csv.writer(kept, lineterminator="\n")
     writer.writerows([head, *loud])
-    count = len(loud)
+    count, silent = len(loud), head.index("command") if "command" in head else len(head)
     for row in rows:
         if kept.tell() > LEDGER:
             break
         if "quarantined" not in row:
-            writer.writerow(row)
+            writer.writerow([*row[:silent], *[""] * bool(row[silent:]), *row[silent + 1 :]])
             count += 1
-    return kept.getvalue(), f"{path.name}: {count:,} of {len(rows):,} rows"
+    return kept.getvalue(), f"{path.name}: {count:,} of {len(rows):,} rows" * (count < len(rows))
 
 
 def veil(record: dict):

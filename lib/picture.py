@@ -103,17 +103,21 @@ def contact_sheet(
     meshes = [[mesh] if isinstance(mesh, tuple) else mesh for mesh in meshes]
     if not meshes:
         return placard("Nothing to show.")
-    side, head, gap = WIDTH // columns, 46, 8  # of a cell, of its title, around a picture; pixels
+    side, gap = WIDTH // columns, 8  # of a cell, around a picture; pixels
+    heads = headings(list(titles), columns, side - 2 * gap)
+    head = 26 + 20 * max(len(lines) for lines, *_ in heads)  # of a cell's title
     sheet = Pixels.new("RGB", (WIDTH, math.ceil(len(meshes) / columns) * (side + head)), PAPER)
-    for k, (mesh, title) in enumerate(zip(meshes, titles, strict=True)):
-        x, y = k % columns * side + gap, k // columns * (side + head)
-        label(sheet, (x, y + gap), title, side - 2 * gap)
+    for k, (mesh, (lines, room, last)) in enumerate(zip(meshes, heads, strict=True)):
+        x, y = k % columns * side + gap, k // columns * (side + head) + head
+        label(sheet, (x, y - 18), last, side - 2 * gap, GREY)
+        for n, line in enumerate(reversed(lines)):
+            label(sheet, (x, y - 38 - 20 * n), line, room)
         if isinstance(mesh, str):
-            label(sheet, (x, y + head + side // 3), "\n" + mesh, side - 2 * gap)
+            label(sheet, (x, y + 20 + side // 3), mesh, side - 2 * gap, GREY)
             continue
         group = meshes[k - k % together :][:together]
         camera = aim([part[0] for other in group if not isinstance(other, str) for part in other], turn, tilt)
-        sheet.paste(drawn(mesh, camera, side - 2 * gap, edges), (x, y + head))
+        sheet.paste(drawn(mesh, camera, side - 2 * gap, edges), (x, y))
     return png(sheet, alt)
 
 
@@ -122,12 +126,14 @@ def growth(folder: Path, items: list, alt: str, columns: int = 5) -> Image:
     meshes, titles = [], []
     for item in items:
         made = sorted(folder.glob(f"{item.name}_step_*.obj"))
-        for k in np.linspace(0, len(made) - 1, columns - 1).round().astype(int) if made else ():
+        some = np.unique(np.linspace(0, len(made) - 1, columns - 1).round().astype(int)) if made else ()
+        for k in some:
             meshes.append(mesh_or_reason(made[k]))
             titles.append(f"{item.name if len(titles) % columns == 0 else ''}\nstep {int(made[k].stem[-9:]):,}")
         if made:
-            meshes.append(mesh_or_reason(item.path("_normalized.obj")))
-            titles.append("\ntruth")
+            left = columns - 1 - len(some)  # of few steps none is shown twice
+            meshes += [mesh_or_reason(item.path("_normalized.obj")), *[""] * left]
+            titles += ["\ntruth", *["\n"] * left]
     return contact_sheet(meshes, titles, columns, together=columns, alt=alt)
 
 
@@ -147,6 +153,29 @@ def before_after(names: list[str], pairs: list[tuple], columns: int = 4, **view)
     return contact_sheet(meshes, titles, columns, together=2, alt=f"Before and after: {', '.join(names)}", **view)
 
 
+def live(controls: list, see: Callable[..., tuple]) -> None:
+    """Widgets, two sliders that turn and tilt, and below them what is to be seen so, made anew when one is moved.
+
+    What is seen is plain output of the cell: a notebook saved by hand keeps the last of it, for viewers that know no
+    widgets, and for JupyterLab itself, which finds none again once the kernel is gone.
+    """
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    turn = widgets.IntSlider(35, -180, 180, 5, description="turn", continuous_update=False)
+    tilt = widgets.IntSlider(20, -85, 85, 5, description="tilt", continuous_update=False)
+    box = widgets.VBox([widgets.HBox(controls), widgets.HBox([turn, tilt])])
+    display({**box._repr_mimebundle_(), "text/plain": "Run this cell to choose and to turn."}, raw=True)
+    shown = [display(thing, display_id=True) for thing in see(turn=turn.value, tilt=tilt.value)]
+
+    def again(_) -> None:
+        for place, thing in zip(shown, see(turn=turn.value, tilt=tilt.value), strict=True):
+            place.update(thing)
+
+    for control in (*controls, turn, tilt):
+        control.observe(again, "value")
+
+
 def placard(message: str) -> Image:
     """A picture that says why there is no picture."""
     from PIL import Image as Pixels
@@ -157,18 +186,40 @@ def placard(message: str) -> Image:
     return png(sheet, message)
 
 
-def label(sheet, corner: tuple[int, int], title: str, width: int) -> None:
-    """Write a title, its second line in grey; what is too long for the width ends in an ellipsis."""
-    import matplotlib
-    from PIL import ImageDraw, ImageFont
+def headings(titles: list[str], columns: int, width: int) -> list[tuple[list[str], int, str]]:
+    """Above each cell: its first line, broken if it is long, the room it has over neighbours without one, its last."""
+    heads = []
+    for k, title in enumerate(titles):
+        first, _, second = title.partition("\n")
+        cells = 1
+        while (k + cells) % columns and k + cells < len(titles) and titles[k + cells].startswith("\n"):
+            cells += 1
+        lines = [""]
+        for word in first.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and len(lines) < 4 and typeface().getlength(longer) > cells * width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        heads.append((lines, cells * width, second))
+    return heads
 
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 15)
-    x, y = corner
-    for line, colour in zip(title.split("\n"), (INK, GREY), strict=False):
-        while font.getlength(line) > width:
-            line = line[:-2].rstrip("…") + "…"
-        ImageDraw.Draw(sheet).text((x, y), line, colour, font)
-        y += 20
+
+@functools.cache
+def typeface():
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 15)
+
+
+def label(sheet, corner: tuple[int, int], line: str, width: int, colour: str = INK) -> None:
+    """Write a line; what is too long for the width ends in an ellipsis."""
+    from PIL import ImageDraw
+
+    while typeface().getlength(line) > width:
+        line = line[:-2].rstrip("…") + "…"
+    ImageDraw.Draw(sheet).text(corner, line, colour, typeface())
 
 
 def png(pixels, alt: str) -> Image:

@@ -1,12 +1,10 @@
-"""This process among those that torchrun started, its device, and how it is asked to stop."""
+"""This process among those that torchrun started, its device, and how others are started."""
 
 import atexit
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from torch import distributed
 
 from lib import memory
 from lib.dataset import write_text
-from lib.journal import tell
+from lib.words import say
 
 
 @dataclass
@@ -75,27 +73,6 @@ class Place:
         return tensor.tolist()
 
 
-class Stop:
-    """Ctrl-C and SIGTERM as a flag: the run ends after a step, with a checkpoint."""
-
-    def __init__(self):
-        self.reason = ""
-
-    def hear(self, number: int, _frame) -> None:
-        if self.reason:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
-
-    def __enter__(self) -> "Stop":
-        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self.before = {number: signal.signal(number, self.hear) for number in heard}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
 def launch(module: str, folder: Path, asked: dict, processes: int) -> None:
     """Run a module in so many processes of torchrun; what it is asked lies in <folder>/asked.json, its argument."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +83,7 @@ def launch(module: str, folder: Path, asked: dict, processes: int) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         try:
             for line in child.stdout:
-                tell(line.rstrip())
+                say(line.rstrip())
                 last = [*last, line][-30:]
         except KeyboardInterrupt:
             child.terminate()  # torchrun passes it on; each saves and ends

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -24,8 +23,9 @@ import joblib
 import pandas
 
 from lib.attempt import alone, current, plain, resolve
-from lib.clock import in_words
 from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
+from lib.stop import Stop
+from lib.words import in_words, say
 from lib.worker import Worker
 
 COLUMNS = (
@@ -106,7 +106,7 @@ def map(
     todo = plan(job, items, ledger)
     try:
         count = min(joblib.effective_n_jobs(jobs), len(todo) or 1)
-        with Stop() as stop, Guards(job, stop, count, batch) as guards:
+        with Stop(GRACE) as stop, Guards(job, stop, count, batch) as guards:
             work_off(todo, ledger, guards, stop)
     finally:
         ledger.write()
@@ -177,10 +177,6 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
     return todo
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
 # -- the ledger -------------------------------------------------------------------------------------------------------
 
 
@@ -245,42 +241,7 @@ def short(text: str) -> str:
     return text.replace(os.getcwd() + os.sep, "")  # noqa: PTH109
 
 
-def read_ledger(path: str | Path) -> pandas.DataFrame:
-    """A ledger from its file; names stay text, also one like 00123."""
-    text = [name for name in COLUMNS if name not in ("seconds", "peak_gib")]
-    table = pandas.read_csv(path, dtype=dict.fromkeys(text, str), encoding_errors="surrogatepass")
-    return table.fillna(dict.fromkeys(text, ""))
-
-
 # -- guards -----------------------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Ctrl-C and SIGTERM as a flag: the run ends between items, not in the middle of its own bookkeeping."""
-
-    def __init__(self):
-        self.reason, self.signal, self.deadline = "", 0, float("inf")
-
-    def because(self, reason: str) -> None:
-        if not self.reason:
-            self.reason, self.deadline = reason, time.monotonic() + GRACE
-            with contextlib.suppress(RuntimeError):  # the signal came while we were printing
-                say(f"stopping: {reason}")
-
-    def hear(self, number: int, _frame) -> None:
-        self.signal = number
-        if self.reason:  # asked twice: no more grace
-            self.deadline = 0.0
-        self.because(signal.Signals(number).name)
-
-    def __enter__(self) -> "Stop":
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self.before = {number: signal.signal(number, self.hear) for number in signals}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 class Guards:

@@ -1,6 +1,5 @@
 """What a notebook shows of a run: where it ran, tables, curves, meshes before and after, and an explorer."""
 
-import base64
 import functools
 import html
 import importlib.metadata
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, Image
 
 from lib import chart, mesh, picture
 from lib.dataset import Item
@@ -271,23 +270,14 @@ def explorer(ledger: pd.DataFrame, dataset: str, resolution: int, by: str = "sec
     import ipywidgets as widgets
 
     choice = widgets.Dropdown(options=[(f"{name} ({by} {text(value)})", name) for name, value in rows[by].items()])
-    turn = widgets.IntSlider(35, -180, 180, 5, description="turn", continuous_update=False)
-    tilt = widgets.IntSlider(20, -85, 85, 5, description="tilt", continuous_update=False)
-    still, facts = widgets.Image(), widgets.HTML()
     load = functools.lru_cache(2)(lambda name: pair(rows.loc[name].to_dict(), dataset, resolution))
 
-    def show(_=None) -> None:
-        pairs = [load(choice.value)]
-        still.value = picture.before_after([choice.value], pairs, 2, turn=turn.value, tilt=tilt.value).data
+    def see(**view) -> tuple[Image, HTML]:
+        still = picture.before_after([choice.value], [load(choice.value)], 2, **view)
         row = rows.loc[choice.value].drop(["item", "status", "reason", "command"])
-        facts.value = table(pd.DataFrame(row.items()), header=False).data
+        return still, table(pd.DataFrame(row.items()), header=False)
 
-    for control in (choice, turn, tilt):
-        control.observe(show, "value")
-    show()
-    box = widgets.VBox([widgets.HBox([choice, turn, tilt]), still, facts])
-    # viewers that know no widgets (GitHub) take the still picture from the same output
-    display({**box._repr_mimebundle_(), "image/png": base64.b64encode(still.value).decode()}, raw=True)
+    picture.live([choice], see)
 
 
 # -- points -----------------------------------------------------------------------------------------------------------

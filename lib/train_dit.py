@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import chart, dino, dit, flow, journal, loop, memory, mesh, pairs, vae
+from lib import chart, dino, dit, flow, journal, loop, memory, mesh, pairs, vae, words
 from lib.dataset import Item
 from lib.decode import decode
 from lib.pairs import Pairs
@@ -248,7 +248,7 @@ def shaper(about: dict):
     try:
         model = vae.load(about["latents"]["vae"])
     except (ValueError, KeyError) as error:
-        journal.tell(f"no samples on the way: {error}")
+        words.say(f"no samples on the way: {error}")
         return None
 
     def shape(latents: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.dataset import Item, enter_items, items, list_meshes, read_facts, sha256, slug, splits, whole, write_text
+from lib.dataset import Item, enter_items, items, read_facts, sha256, slug, splits, whole, write_text
+from lib.search import list_meshes, passed_over
 from lib.weights import file_of
+from lib.words import say
 
 NORMALISED, PAIR = "_normalized.obj", "_pair.json"  # ends of files' names
 VIEW = re.compile(r"(?P<shape>.+)_view_\d+(_\d+)?")  # what 07 calls a mesh
@@ -104,8 +106,10 @@ def compared(predictions: str | Path, truth: str | Path) -> tuple[list[Pair], pd
         if not folder.is_dir():
             raise ValueError(f"{name} = {str(given)!r} is not a folder. Give the folder that holds the meshes.")
         folders.append(folder)
-        paths = [Path(path) for path in list_meshes(folder, besides=folder / ".none")]
-        found.append({path.relative_to(folder).with_suffix("").as_posix(): path for path in paths})
+        paths, others = list_meshes(folder, besides=folder / ".none")
+        if others:
+            say(f"{name}: {passed_over(others)}")
+        found.append({path.relative_to(folder).with_suffix("").as_posix(): path for path in map(Path, paths)})
     (ours, theirs), (made, true) = folders, found
     pairs, matched, paired = [], set(), set()
     for key, path in made.items():

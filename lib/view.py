@@ -34,12 +34,6 @@ def encode_normal(N: np.ndarray) -> np.ndarray:
     return np.round((N + 1) * 127.5).astype(np.uint8)
 
 
-def decode_normal(pixels: np.ndarray) -> np.ndarray:
-    """Normals (h, w, 3) of unit length, 0 where there is nothing."""
-    N = np.where(pixels.any(-1, keepdims=True), pixels / 127.5 - 1, 0)
-    return N / np.maximum(np.linalg.norm(N, axis=-1, keepdims=True), 1e-9)
-
-
 def png(pixels: np.ndarray) -> bytes:
     """A PNG without loss: runs suit such maps, and take a third of the usual time for as few bytes."""
     from PIL import Image as Pixels

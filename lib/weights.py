@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lib.dataset import write_text, writing
+from lib.words import first_line
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -159,8 +160,4 @@ def choose(model: str, files: list[str]) -> list[str]:
 def reason(error: Exception) -> str:
     """What torch says of a checkpoint, without its advice to trust it."""
     told = re.search(r"UnpicklingError: |WeightsUnpickler error: ", str(error))
-    return first_line(ValueError(str(error)[told.end() :])) if told else first_line(error)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(str(error)[told.end() :]) if told else first_line(error)

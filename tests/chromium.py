@@ -1,4 +1,4 @@
-"""A headless Chromium by its own protocol, for test_browser.py: opens pages, turns meshes, hears every request."""
+"""A headless Chromium by its own protocol, for test_browser.py and test_lab.py: opens pages, hears every request."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0"),
     *("--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),  # WebGL in software
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
-    *("--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"),  # nothing but files can be reached
+    "--proxy-server=127.0.0.1:9",
 ]
 
 
@@ -28,11 +28,13 @@ def where() -> str | None:
 class Chromium:
     """One browser with one page."""
 
-    def __init__(self):
+    def __init__(self, local: bool = False):
+        """Nothing but files can be reached, and what this machine itself serves if that is asked for."""
         self.folder = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
-        command = [where(), *FLAGS, f"--user-data-dir={self.folder.name}", "about:blank"]
+        rules = "MAP * ~NOTFOUND" + ", EXCLUDE 127.0.0.1" * local
+        command = [where(), *FLAGS, f"--host-resolver-rules={rules}", f"--user-data-dir={self.folder.name}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, **quiet, env=os.environ | {"HOME": self.folder.name})
+        self.process = subprocess.Popen([*command, "about:blank"], **quiet, env=os.environ | {"HOME": self.folder.name})
         port = Path(self.folder.name, "DevToolsActivePort")
         deadline = time.monotonic() + 60
         while not port.exists() or port.read_text().count("\n") < 1:

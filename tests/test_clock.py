@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from lib.clock import Clock, in_words
+from lib.clock import Clock
 
 
 def test_the_steps_add_up(monkeypatch):
@@ -14,7 +14,3 @@ def test_the_steps_add_up(monkeypatch):
     for step in ("read", "sample", "write"):
         clock(step)
     assert clock.seconds == pytest.approx({"seconds_read": 0.5, "seconds_sample": 2.25, "seconds_write": 0})
-
-
-def test_times_in_words():
-    assert [in_words(s) for s in (8, 89, 200, 7200)] == ["8 s", "89 s", "3 min", "2.0 h"]

@@ -7,8 +7,6 @@ import trimesh
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
-from skimage import measure
 
 from lib import field, winding
 from lib.dataset import BOX
@@ -62,62 +60,6 @@ def test_keys_sort_like_indices_and_neighbours_are_sums():
 def test_first_and_last_corner_lie_on_the_box(resolution):
     at = field.position(np.array([0, resolution / 2, resolution]), resolution)
     assert np.allclose(at, [-BOX, 0, BOX], rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("place", [-0.95, 0.0123, 0.71])
-def test_a_plane_is_extracted_where_it_is(axis, place):
-    resolution = 24
-    ijk, keys = lattice(resolution)
-    V, F = field.marching_cubes(keys, place - field.position(ijk, resolution)[:, axis], resolution)
-    assert np.allclose(V[:, axis], place, rtol=0, atol=1e-12)
-    normal = np.cross(V[F[:, 1]] - V[F[:, 0]], V[F[:, 2]] - V[F[:, 0]])
-    assert (normal[:, axis] > 0).all()  # from inside to outside
-    assert np.isclose(normal[:, axis].sum() / 2, (2 * BOX) ** 2)
-
-
-@pytest.mark.parametrize("kind", ["normal", "integer"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_marching_cubes_is_manifold_on_noise(seed, kind):
-    keys, values = noise(20, seed, kind)  # integers hold exact zeros
-    V, F = field.marching_cubes(keys, values, 20)
-    assert_manifold(V, F)
-    assert len(np.unique(V, axis=0)) == len(V)
-
-
-def test_every_case_of_marching_cubes_uses_each_crossed_edge_and_no_other():
-    table, count = field.triangles()
-    assert (count[0], count[255], count.max()) == (0, 0, 5)
-    for case in range(1, 255):
-        edges = {divmod(int(e), 3) for e in table[case, : count[case]].ravel()}
-        crossed = {
-            (low, axis)
-            for low, axis in itertools.product(range(8), range(3))
-            if not low & (step := (4, 2, 1)[axis]) and (case >> low & 1) != (case >> (low | step) & 1)
-        }
-        assert edges == crossed
-
-
-def test_marching_cubes_is_the_dense_one_on_noise_and_on_a_smooth_field():
-    n = 24
-    keys, values = noise(n, 3)
-    V, F = field.marching_cubes(keys, values, n)
-    dense = values.reshape(n + 1, n + 1, n + 1)
-    theirs, faces, _, _ = measure.marching_cubes(dense, 0, method="lorensen", allow_degenerate=True)
-    assert (len(theirs), len(faces)) == (len(V), len(F))
-    far, _ = cKDTree(field.position(theirs, n)).query(V)
-    assert far.max() < 1.1e-3 * field.spacing(n)
-
-    ijk, keys = lattice(n)
-    P = field.position(ijk, n)
-    values = 0.3 - np.abs(np.linalg.norm(np.c_[np.linalg.norm(P[:, :2], axis=1) - 0.6, P[:, 2]], axis=1))
-    near = np.abs(values) < 2 * field.spacing(n)
-    V, F = field.marching_cubes(keys[near], values[near], n)
-    theirs, faces, _, _ = measure.marching_cubes(values.reshape(n + 1, n + 1, n + 1), 0, method="lorensen")
-    assert (len(theirs), len(faces)) == (len(V), len(F))
-    far, _ = cKDTree(field.position(theirs, n)).query(V)
-    assert far.max() < 1e-5
-    assert trimesh.Trimesh(V, F, process=False).euler_number == 0
 
 
 def test_closest_is_the_distance_to_a_box_inside_and_outside():
@@ -291,6 +233,4 @@ def test_flood_is_the_dense_one(share):
 def test_two_runs_give_the_same_bits():
     m = trimesh.creation.torus(0.6, 0.2)
     one, two = (field.band(field.prepare(m.vertices, m.faces), 64, 0.1) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    one, two = (field.marching_cubes(b.keys, 0.04 - b.distance, 64) for b in (one, two))
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))

@@ -129,6 +129,7 @@ def test_a_script_holds_the_very_bytes_of_the_glb(run):
     for path in (run / "gallery").glob("*.glb"):
         name, words = re.fullmatch(r'mesh\("(\w+)", "([^"]+)"\);\n', path.with_suffix(".js").read_text()).groups()
         assert name == path.stem and base64.b64decode(words) == path.read_bytes()
+        assert gallery.unscripted(path.with_suffix(".js").read_text()) == path.read_bytes()
 
 
 def test_it_is_built_again_only_if_a_mesh_has_changed_and_leaves_nothing_old(run, capsys):

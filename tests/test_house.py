@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_every_module_has_its_test_and_opens_with_a_sentence(module):
 
 def test_every_test_has_its_module():
     twins = {path.stem.partition("_")[2] for path in (ROOT / "tests").glob("*_*.py")}
-    assert twins - {"house", "smoke", "browser"} <= set(MODULES)
+    assert twins - {"house", "smoke", "browser", "lab"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -142,9 +143,9 @@ def test_imports_go_one_way(module):
     if module in STAGES or module in NOUNS:
         assert found <= set(NOUNS), "stages and nouns import nouns only"
     elif module in POOL:
-        assert found <= {"clock", "dataset", "memory", *POOL} - {"pool"}, "the pool knows no stage"
+        assert found <= {"clock", "dataset", "memory", "stop", "words", *POOL} - {"pool"}, "the pool knows no stage"
     elif module in BATCH:
-        assert found <= {"dataset", "report", *BATCH, *PAGES}, "batch knows no stage"
+        assert found <= {"dataset", "report", "words", *BATCH, *PAGES}, "batch knows no stage"
     elif module in PAGES:
         assert found <= {"dataset", "journal", "log", "mesh", "picture", "simplify", *PAGES}, "pages know no stage"
     else:
@@ -269,6 +270,16 @@ def test_paths_mean_the_same_in_jupyterlab_as_in_batch():
     for folder in (ROOT, ROOT / "notebooks"):
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
         assert result.stdout.strip() == str(ROOT)
+
+
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_make_lab_opens_jupyterlab_for_root_too(tmp_path, user, allowed):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    asked = {"cwd": ROOT, "env": os.environ | path, "capture_output": True, "text": True, "check": True}
+    told = subprocess.run(["make", "-n", "lab"], **asked).stdout.splitlines()[-1]
+    assert "jupyter lab notebooks" in told and ("--allow-root" in told) == allowed
 
 
 def test_the_readmes_links_lead_to_files():

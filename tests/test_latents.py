@@ -181,6 +181,9 @@ def test_each_depth_is_a_row_with_its_cost_and_error(done, monkeypatch):
     table = latents.by_depth(found)
     assert list(table["depth"]) == [5, 6] and list(table["whole"]) == ["1 of 1"] * 2 and set(table["else"]) == {""}
     assert list(table["faces"]) == list(found["faces"][:2])
+    assert not any("author" in name for name in table)  # who has figures from depth 8 on
+    deep = latents.by_depth(found.assign(depth=[7, 8, 7]))
+    assert list(deep["author's seconds"].fillna(0)) == [0, 27] and list(deep["author's GB"].fillna(0)) == [0, 2.1]
 
 
 def test_the_error_is_the_distance_to_the_input(done):
@@ -239,27 +242,22 @@ def test_the_explorer_shows_a_picture_and_turns_with_its_sliders(done, monkeypat
     rows = ledger.head(2)
     place = str(folder / "tree"), RESOLUTION
     _, meshes = latents.costs(rows, *place, [4, 5], [16], "", "cpu")
-    shown, drawn = [], []
+    given, drawn = [], []
 
     def sheet(meshes, titles, *_, turn=35, tilt=20, **__):  # a picture takes seconds where there is no GPU
         drawn.append((titles[0].split("\n")[0], int(titles[1].split("\n")[0][-1]), turn))
         return SimpleNamespace(data=repr([*titles, turn, tilt])[2:].encode())
 
     monkeypatch.setattr(latents.picture, "contact_sheet", sheet)
-    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(latents.picture, "live", lambda controls, see: given.extend([*controls, see]))
     monkeypatch.delenv("LIB_BATCH", raising=False)
-    import ipywidgets
-
-    boxes = []
-    monkeypatch.setattr(ipywidgets, "VBox", lambda parts: boxes.append(parts) or ipywidgets.HBox(parts))
     latents.explorer(rows, meshes, *place, [4, 5])
-    (choice, depth), (turn, _), still = boxes[0][0].children, boxes[0][1].children, boxes[0][2]
-    pictures = {still.value}
-    for control, value in ((depth, 4), (turn, 90), (choice, items[1].name)):
+    choice, depth, see = given
+    pictures = {see(turn=35, tilt=20)[0].data}
+    for control, value in ((depth, 4), (choice, items[1].name)):
         control.value = value
-        pictures.add(still.value)
-    assert len(pictures) == 4 and "image/png" in shown[0]
-    assert (items[1].name, 4, 90) == drawn[-1]
+        pictures.add(see(turn=90, tilt=20)[0].data)
+    assert len(pictures) == 3 and (items[1].name, 4, 90) == drawn[-1]
     monkeypatch.setenv("LIB_BATCH", "1")
     assert latents.explorer(rows, meshes, *place, [4, 5]).data.startswith(items[0].name.encode())
 

@@ -70,6 +70,16 @@ def test_write_then_read(suffix, size, tmp_path):
         assert np.array_equal(F, G) and len(W) == len(V)
 
 
+@pytest.mark.parametrize(("count", "width"), [(65534, 2), (65535, 4)])
+def test_a_glb_has_short_indices_as_long_as_they_do(tmp_path, count, width):
+    V = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    F = np.arange(count - count % 3).reshape(-1, 3)
+    mesh.write(tmp_path / "a.glb", V, F)
+    read = trimesh.load(tmp_path / "a.glb", process=False).to_mesh()  # as others read it
+    assert np.array_equal(read.vertices, V) and np.array_equal(read.faces, F)
+    assert (tmp_path / "a.glb").stat().st_size == pytest.approx(12 * count + width * F.size, abs=1000)
+
+
 def test_obj_text_is_plain(tmp_path):
     mesh.write(tmp_path / "a.obj", [[-1, -1e-12, 0], [1, 0, 0], [0, 0.123456789, 0]], [[0, 1, 2]])
     lines = (tmp_path / "a.obj").read_text().splitlines()

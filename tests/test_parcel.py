@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import platform
 import random
@@ -5,13 +7,15 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import trimesh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from test_gallery import write
 from test_page import PNG, Page, record
 
-from lib import batch, gallery, page, parcel
+from lib import batch, gallery, mesh, page, parcel
 
 HOME = str(Path.home())
 HOST = "secretive-machine"
@@ -117,6 +121,84 @@ def test_again_it_replaces_its_own_log_and_nothing_else(run):
             parcel.pack(run, folder)
 
 
+# -- small ------------------------------------------------------------------------------------------------------------
+
+
+def picture_output(pixels, mode="RGB"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8), mode).save(buffer, "png")
+    data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": "<Image>"}
+    return new_output("display_data", data, metadata={"image/png": {"alt": "what it shows"}})
+
+
+def opened(output, kind):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(output.data[kind]))).convert("RGB")).astype(int)
+
+
+def test_shades_become_a_jpeg_and_lines_a_palette_and_both_look_the_same():
+    y, x = np.mgrid[0:400, 0:600]
+    shades = np.stack([128 + 90 * np.sin(x / 50) * np.cos(y / 70), x / 3, y / 2], -1) + np.random.default_rng(0).normal(
+        0, 3, (400, 600, 1)
+    )
+    lines = np.full((400, 600, 3), 250)
+    lines[np.abs(y - 200 - 100 * np.sin(x / 40)) < 2] = 74, 123, 166
+    for pixels, kind, far in ((shades, "image/jpeg", 4), (lines, "image/png", 0)):
+        pixels = np.clip(pixels, 0, 255)
+        output = picture_output(pixels)
+        before = len(output.data["image/png"])
+        parcel.lighter(output)
+        assert set(output.data) == {kind, "text/plain"} and output.metadata[kind] == {"alt": "what it shows"}
+        assert np.abs(opened(output, kind) - pixels.astype(np.uint8)).mean() <= far
+        assert len(output.data[kind]) < before / (3 if far else 1)
+        again = dict(output.data)
+        parcel.lighter(output)
+        assert dict(output.data) == again
+
+
+def test_a_picture_that_is_clear_or_damaged_or_none_stays():
+    clear = picture_output(np.random.default_rng(0).integers(0, 255, (99, 99, 4)), "RGBA")
+    for output in (clear, new_output("display_data", {"image/png": "bm9uZQ=="}), new_output("stream", text="x")):
+        before = json.dumps(output)
+        parcel.lighter(output)
+        assert json.dumps(output) == before
+
+
+def test_a_gallery_keeps_cards_from_the_first_to_the_last_with_the_meshes_as_they_are(run):
+    groups = [{"title": name, "cards": [{"name": k} for k in range(count)]} for name, count in (("a", 8), ("b", 4))]
+    assert [[card["name"] for card in group["cards"]] for group in parcel.fewer(groups)] == [[0, 2, 5, 7], [0, 3]]
+    assert parcel.fewer([{"cards": [1, 2]}]) == [{"cards": [1, 2]}] and parcel.fewer([]) == []
+    own = run / "gallery" / "01_made.glb"
+    V, F = mesh.read(own)
+    trimesh.Trimesh(V, F, process=False).export(own)  # as earlier galleries were written
+    own.with_suffix(".js").write_text(gallery.script(own))
+    target, _ = parcel.pack(run)
+    script = target / "gallery" / "01_made.js"
+    (run / "short.glb").write_bytes(gallery.unscripted(script.read_text()))
+    assert all(map(np.array_equal, mesh.read(run / "short.glb"), (V, F)))
+    assert script.stat().st_size < 0.8 * own.with_suffix(".js").stat().st_size
+    other, _ = parcel.pack(target, Path("outputs/again"))  # a log of a log is the same
+    assert (other / "gallery" / "01_made.js").read_text() == script.read_text()
+
+
+def test_a_damaged_mesh_of_a_gallery_stays_for_the_page_to_tell(run):
+    (run / "gallery" / "01_made.js").write_text('mesh("01_made", "Z2xURg==");')
+    target, _ = parcel.pack(run)
+    assert (target / "gallery" / "01_made.js").read_text() == 'mesh("01_made", "Z2xURg==");'
+
+
+def test_a_ledger_has_six_digits_and_the_commands_of_what_was_put_aside(run):
+    rows = ["a,done,,0.123456789012,again a,-1.5e-17,abc.1234567", "b,quarantined,why,1.0,again b,2.00000000000001,"]
+    (run / "01_one.csv").write_text("\n".join(["item,status,reason,seconds,command,off,name", *rows, ""]))
+    target, _ = parcel.pack(run)
+    assert (target / "01_one.csv").read_text().splitlines()[1:] == [
+        "b,quarantined,why,1.0,again b,2,",
+        "a,done,,0.123457,,-1.5e-17,abc.1234567",
+    ]
+
+
+# -- refused ----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"status": "completed"}'])
 def test_a_folder_that_is_no_run_is_refused(run, content, capsys):
     Path("other").mkdir()
@@ -150,7 +232,7 @@ def test_a_long_ledger_keeps_what_was_put_aside_and_says_what_is_left_out(run):
     (run / "01_one.csv").write_text("item,status,reason,seconds,command\n" + "\n".join(rows) + "\n")
     target, _ = parcel.pack(run)
     kept = (target / "01_one.csv").read_text()
-    assert len(kept) <= parcel.LEDGER + 100 and kept.endswith(",x\n")
+    assert len(kept) <= parcel.LEDGER + 100 and kept.endswith(",\n")
     assert kept.startswith("item,status,reason,seconds,command\nbad,quarantined,why,1,again\nitem_0,done")
     told = f"01_one.csv: {len(kept.splitlines()) - 1:,} of 20,000 rows"
     assert json.loads((target / "run.json").read_text())["shortened"] == [told]

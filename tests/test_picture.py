@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trimesh
+from IPython.display import Latex
 from PIL import Image as Pixels
 
 from lib import picture
@@ -153,6 +154,17 @@ def test_the_camera_turns_around_the_upright_axis(engine):
     assert place(above, 2)[1] > place(above, 0)[1] + 30
 
 
+def test_a_long_title_runs_on_over_cells_without_one_and_is_broken_at_its_spaces():
+    told = "missed 0.0123, distance_mean 0.00345, distance_max 0.0456, two_sided 0.5, thin 0.25, caps 3"
+    (lines, room, last), (none, _, after), (word, narrow, _), _ = picture.headings(
+        [f"{told}\nbefore", "\nafter", "x" * 99, "short"], columns=4, width=284
+    )
+    assert " ".join(lines) == told and 1 < len(lines) < 4 and (last, after, none) == ("before", "after", [""])
+    assert all(picture.typeface().getlength(line) <= room == 2 * 284 for line in lines)
+    assert word == ["x" * 99] and narrow == 284  # no space to break it at: label() shortens it
+    assert len(picture.headings([told * 9], 4, 284)[0][0]) == 4
+
+
 def test_faces_without_vertices_are_refused_before_vtk_crashes(engine):
     with pytest.raises(ValueError, match="indices from 0 to 2"):
         row([(np.eye(3), np.array([[0, 1, 7]]))])
@@ -252,7 +264,9 @@ def test_growth_shows_each_shape_from_its_first_step_to_the_truth(tmp_path, monk
     write(tmp_path / "truth.obj", *truth)
     items = [SimpleNamespace(name=name, path=lambda suffix: tmp_path / "truth.obj") for name in ("none", "ball")]
     picture.growth(tmp_path, items, "how it grew", columns=4)
-    [(meshes, titles)] = told
+    picture.growth(tmp_path, items, "how it grew", columns=8)
+    (meshes, titles), (_, wide) = told
+    assert wide[5:] == ["\ntruth", "\n", "\n"] and len(set(wide)) == 7  # five steps, none of them twice
     assert titles == ["ball\nstep 0", "\nstep 100", "\nstep 1,000", "\ntruth"]
     assert [round(float(np.abs(V).max()), 3) for V, _ in meshes] == [0.5, 0.55, 1.0, 1.0]
     assert picture.mesh_or_reason(tmp_path / "ball_step_000000050.obj").startswith("nothing to see: ")
@@ -278,3 +292,28 @@ print("alike:", len(made), len(set(made)))
 def test_cells_and_widgets_draw_alike_from_their_threads(opengl):
     """JupyterLab calls widgets from a thread of their own; OpenGL kept by the other one ended the kernel."""
     assert picture.probe(THREADS, "alike:") == "7 1"
+
+
+# -- live -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_widgets_show_is_plain_output_that_follows_them(monkeypatch):
+    import ipywidgets
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    told = CapturingDisplayPublisher(shell=shell)
+    monkeypatch.setattr(shell, "display_pub", told)
+    ipywidgets.Widget.close_all()  # those of other tests
+    choice = ipywidgets.Dropdown(options=["box", "ball"])
+    picture.live([choice], lambda turn, tilt: (Latex(f"{choice.value} {turn} {tilt}"), Latex("facts")))
+    controls, still, facts = told.outputs
+    assert "application/vnd.jupyter.widget-view+json" in controls["data"] and "image/png" not in controls["data"]
+    assert still["data"]["text/latex"] == "box 35 20"
+    turn = next(w for w in ipywidgets.widgets.widget._instances.values() if getattr(w, "description", "") == "turn")
+    turn.value = 90
+    choice.value = "ball"
+    assert [one["data"]["text/latex"] for one in told.outputs[3:]] == ["box 90 20", "facts", "ball 90 20", "facts"]
+    assert all(one["update"] for one in told.outputs[3:])
+    assert told.outputs[-2]["transient"] == still["transient"] != facts["transient"] == told.outputs[-1]["transient"]

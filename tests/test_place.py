@@ -1,10 +1,6 @@
-import os
-import signal
-
-import pytest
 import torch
 
-from lib.place import Place, Stop
+from lib.place import Place
 
 
 def test_alone_without_torchrun(monkeypatch):
@@ -15,14 +11,3 @@ def test_alone_without_torchrun(monkeypatch):
     assert place.any(True, False) == [True, False]
     assert place.mean({"loss": 6.0, "half": 3.0, "n": 4}) == {"loss": 1.5, "half": 0.75}
     place.wait()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_a_flag_and_a_second_one_is_heeded_at_once(number):
-    before = signal.getsignal(number)
-    with Stop() as stop:
-        os.kill(os.getpid(), number)
-        assert stop.reason == number.name
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image as Pixels
+from test_view import decode_normal
 
 from lib import camera, dataset, field, mesh, paint, picture, pool, render, view
 from lib.watertight import watertight
@@ -112,7 +113,7 @@ def test_normals_of_a_ball_are_its_points(engine, shading, normals):
         P = camera.unproject(LENS, pose, one["depth"] * LENS.depth_scale)
         wanted = P / np.linalg.norm(P, axis=1, keepdims=True)
         wanted = wanted if normals == "world" else wanted @ pose[:3, :3]
-        found = view.decode_normal(one["normal"])[one["depth"] > 0]
+        found = decode_normal(one["normal"])[one["depth"] > 0]
         angle = np.degrees(np.arccos(np.clip((found * wanted).sum(1), -1, 1)))
         assert angle.max() < (2.2 if shading == "flat" else 0.8)  # faces are 2 degrees wide; 8 bits
         if normals == "camera":

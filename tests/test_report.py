@@ -1,6 +1,5 @@
 """report.py: numbers that are right, and each mesh beside what became of it."""
 
-import base64
 import io
 import json
 import subprocess
@@ -273,33 +272,25 @@ def test_a_file_that_has_gone_leaves_a_note_not_an_error(closed, sheets):
 
 def test_explorer_leaves_a_still_picture_in_batch(closed, sheets, monkeypatch):
     monkeypatch.setenv("LIB_BATCH", "1")
-    monkeypatch.setattr(report, "display", None)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # importing it would raise
     image = report.explorer(closed.rows, closed.dataset, 8)
     assert image.alt == "picture 1" and len(sheets[0].meshes) == sheets[0].columns == 2
 
 
-def test_explorer_turns_the_mesh_and_keeps_a_picture_for_viewers_without_widgets(closed, sheets, monkeypatch):
-    import ipywidgets
-
-    ipywidgets.Widget.close_all()  # those of other tests
-    shown = []
+def test_explorer_turns_the_mesh_and_tells_of_the_one_that_is_chosen(closed, sheets, monkeypatch):
+    given = []
     monkeypatch.delenv("LIB_BATCH", raising=False)
-    monkeypatch.setattr(report, "display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr(picture, "live", lambda controls, see: given.extend([*controls, see]))
     other = closed.rows.assign(item="other", seconds=0.5, scale=0.4)
     report.explorer(pd.concat([other, closed.rows]), closed.dataset, 8)
-    assert "application/vnd.jupyter.widget-view+json" in shown[0]
-    widgets = list(ipywidgets.widgets.widget._instances.values())
-    still = next(w for w in widgets if isinstance(w, ipywidgets.Image))
-    choice = next(w for w in widgets if isinstance(w, ipywidgets.Dropdown))
-    tilt = next(w for w in widgets if isinstance(w, ipywidgets.IntSlider) and w.description == "tilt")
-    assert base64.b64decode(shown[0]["image/png"]) == still.value == picture.placard("picture 1").data
-    tilt.value = 85
+    choice, see = given
+    still, facts = see(turn=35, tilt=85)
+    assert still.alt == "picture 1" and ">scale<" in facts.data
     assert (sheets[-1].turn, sheets[-1].tilt) == (35, 85) and sheets[-1].titles[0].startswith("far\n")  # the slowest
     choice.value = "other"
-    assert sheets[-1].tilt == 85 and sheets[-1].titles[0].startswith("other\n")
+    _, after = see(turn=35, tilt=20)
+    assert after.data != facts.data and sheets[-1].titles[0].startswith("other\n")
     assert np.ptp(sheets[-1].meshes[0][0][0]) == pytest.approx(np.ptp(sheets[0].meshes[0][0][0]) / 2)
-    assert still.value == picture.placard("picture 3").data
 
 
 # -- points -----------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from test_pool import files
+from test_pool import files, read_ledger
 
-from lib import dataset, pool, shapes
+from lib import dataset, shapes
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [name for name in yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) if name[0].isdigit()]
@@ -37,13 +37,13 @@ def test_it_runs_from_meshes_to_a_page_and_again_and_says_what_was_bad(tmp_path)
         assert "widgets" not in log.metadata
         assert (run / f"{name}.ipynb").stat().st_size < 2_000_000
         assert any("image/png" in output.get("data", {}) for cell in log.cells for output in cell.get("outputs", []))
-    assert set(pool.read_ledger(run / "01_watertight.csv").status) == {"done"}
+    assert set(read_ledger(run / "01_watertight.csv").status) == {"done"}
 
     (tmp_path / "meshes" / "broken.stl").write_text("solid no more")
     options = "--only", "01_watertight", "-p01_watertight.limit=0"
     second = subprocess.run(command(tmp_path, *options), cwd=ROOT, capture_output=True, text=True)
     assert second.returncode == 3, second.stdout + second.stderr
-    ledger = pool.read_ledger(run / "01_watertight.csv")
+    ledger = read_ledger(run / "01_watertight.csv")
     assert sorted(ledger.status) == ["kept", "kept", "kept", "quarantined"]
     assert "broken_" in (run / "index.html").read_text()
 
