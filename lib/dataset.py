@@ -115,7 +115,11 @@ def collect(meshes: str | Path, dataset: str | Path, resolution: int, limit: int
 
 
 def items(dataset: str | Path, resolution: int, limit: int = 0) -> list[Item]:
-    """The items that 01 entered into items.csv."""
+    """The items that 01 entered into items.csv; those of packed shards, where these lie in the tree's place."""
+    from lib import shard  # which knows items itself
+
+    if shard.there(dataset, resolution):
+        return shard.items(dataset, resolution, limit)
     dataset = Path(dataset).expanduser().absolute()
     rows = read_items(dataset)
     if not rows:
@@ -291,6 +295,10 @@ def sweep(folder: str | Path) -> None:
 def sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 # -- facts ------------------------------------------------------------------------------------------------------------
