@@ -5,20 +5,21 @@ brings torchvision and boto3, pyarrow 26 is 150 MB and gives no view of a row by
 but cannot say where sample n is. These tars are what webdataset reads, so its loaders work too, and `tar` opens them.
 """
 
-import functools
 import itertools
 import json
 import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 from lib.dataset import Item, read_facts, sha256, sha256_of, splits
 from lib.dataset import items as in_tree
-from lib.store import Store
+from lib.store import Store, Torn
 
 FORMAT = 1
 STAGES = ("04_features", "05_latents")
@@ -59,8 +60,9 @@ class Shards:
     """All that lib.pairs asks of a tree, from shards: which facts, which bytes, in the tree's own order."""
 
     def __init__(self, place: str | Path, resolution: int):
-        self.index, self.items = opened(str(place), resolution)
         self.store = Store(place)
+        self.index = opened(self.store, resolution)
+        self.items = listed(self.store, self.index)
 
     def facts(self, item: Item) -> dict:
         return self.items[item.name]["records"] if item.name in self.items else {}
@@ -81,25 +83,30 @@ class Shards:
         return {name: self.index["splits"][name] for name in names}
 
 
-@functools.lru_cache(2)
-def opened(place: str, resolution: int) -> tuple[dict, dict]:
-    """The index of a place, and its items by name."""
-    store, name = Store(place), f"{resolution}_shards.json"
+def opened(store: Store, resolution: int) -> dict:
+    """The index of a place."""
+    name = f"{resolution}_shards.json"
     try:
-        index = json.loads(store.read(name))
-        sizes = store.names()
+        return store.read_json(name)
     except FileNotFoundError:
         raise ValueError(
-            f"{place}/{name} is not there. `python -m lib.pack shards DATASET {place} --resolution {resolution}` "
-            "makes it."
+            f"{store.place}/{name} is not there. `python -m lib.pack shards DATASET {store.place} --resolution "
+            f"{resolution}` makes it."
         ) from None
-    found = {}
+
+
+def listed(store: Store, index: dict) -> dict[str, dict]:
+    """Every item of a place by name: its shard, where in it each file lies, and what its stages noted."""
+    sizes, found = store.names(), {}
     for shard, about in index["shards"].items():
-        if sizes.get(shard) != about["size"]:
-            raise ValueError(f"{place}/{shard} has {sizes.get(shard, 'no')} bytes, wanted {about['size']}. {REPACK}")
-        for entry in json.loads(store.read(side(shard), hash=about["index"]))["items"]:
-            found[entry["name"]] = entry | {"shard": shard}
-    return index, found
+        if sizes.get(shard) != about["size"] or side(shard) not in sizes:
+            raise ValueError(f"{store.place}/{shard}: {sizes.get(shard, 'no')} bytes, wanted {about['size']}. {REPACK}")
+    with ThreadPoolExecutor(16) as threads:
+        for shard, known in zip(index["shards"], threads.map(partial(sidecar, store), index["shards"]), strict=True):
+            if known is None:
+                raise ValueError(f"{store.place}/{side(shard)} is damaged. {REPACK}")
+            found |= {entry["name"]: entry | {"shard": shard} for entry in known["items"]}
+    return found
 
 
 REPACK = "Run `python -m lib.pack shards` with the same dataset and place again: it makes what is missing."
@@ -107,7 +114,7 @@ REPACK = "Run `python -m lib.pack shards` with the same dataset and place again:
 
 def items(place: str | Path, resolution: int, limit: int = 0) -> list[Item]:
     """The items of a place, in the order of the tree that they came from."""
-    names = opened(str(place), resolution)[0]["names"]
+    names = opened(Store(place), resolution)["names"]
     return [Item(name, "", "", str(place), resolution) for name in names[: limit if limit > 0 else None]]
 
 
@@ -142,11 +149,10 @@ def pack(dataset: str | Path, place: str | Path, resolution: int, extent, megaby
     names = [name for name in ready if name in packed]
     index = {"format": FORMAT, "resolution": resolution, "names": names, "shards": shards}
     index |= {"stats": json.loads(stats.read_text(encoding="utf-8")), "splits": splits(names, everything[0].dataset)}
-    store.write(f"{resolution}_shards.json", json.dumps(index).encode())
+    store.write_json(f"{resolution}_shards.json", index)
     for name in store.names():  # of meshes that are gone, or were packed otherwise
         if re.fullmatch(rf"{resolution}_\d+\.(tar|json)", name) and name.replace(".json", ".tar") not in shards:
             store.remove(name)
-    opened.cache_clear()
     return told | {"meshes": len(names), "kept": len(kept), "bytes": sum(about["size"] for about in shards.values())}
 
 
@@ -162,8 +168,7 @@ def plan(store: Store, resolution: int, ready: dict, records: dict, megabytes: i
         for name in same:
             del free[name]
         if known and len(same) == len(entries) and sizes.get(shard) == known["size"]:
-            about = {name: known[name] for name in ("size", "sha256")}
-            kept[shard] = about | {"index": sha256_of(store.read(side(shard)))}
+            kept[shard] = {name: known[name] for name in ("size", "sha256")}
         elif same:
             plans.append((shard, same))
     taken = {*kept, *(shard for shard, _ in plans)}
@@ -182,9 +187,9 @@ def plan(store: Store, resolution: int, ready: dict, records: dict, megabytes: i
 def sidecar(store: Store, shard: str) -> dict | None:
     """What the file beside a shard says is in it; nothing if it is damaged."""
     try:
-        found = json.loads(store.read(side(shard)))
-        return found if found["format"] == FORMAT and {"items", "size", "sha256"} <= found.keys() else None
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        found = store.read_json(side(shard))
+        return found if found["format"] == FORMAT else None
+    except (Torn, KeyError, FileNotFoundError):
         return None
 
 
@@ -212,9 +217,8 @@ def write(store: Store, shard: str, items: list[Item], records: dict, extent) ->
             return None, left_out
         about = {"size": path.stat().st_size, "sha256": sha256(path)}
         store.write(shard, path)
-    text = json.dumps({"format": FORMAT, **about, "items": entries}).encode()
-    store.write(side(shard), text)
-    return about | {"index": sha256_of(text)}, left_out
+    store.write_json(side(shard), {"format": FORMAT, **about, "items": entries})
+    return about, left_out
 
 
 def read_item(item: Item, records: dict) -> Iterator[tuple[str, bytes]]:
@@ -246,10 +250,10 @@ def verify(place: str | Path, resolution: int, mend: bool = True) -> list[dict]:
     """Every shard against its hash: one row a fault. The index of a faulty one goes, so that `pack` makes it again."""
     store, faults = Store(place), []
     sizes = store.names()
-    index = json.loads(store.read(f"{resolution}_shards.json"))
+    index = opened(store, resolution)
     for shard, about in index["shards"].items():
         known = sidecar(store, shard) if side(shard) in sizes else None
-        if known is None or sha256_of(store.read(side(shard))) != about["index"]:
+        if known is None or known["sha256"] != about["sha256"]:
             found = [("", f"{side(shard)} is damaged or missing")]
         elif sizes.get(shard) != about["size"]:
             found = [("", f"{shard} has {sizes.get(shard, 'no')} bytes, wanted {about['size']}")]

@@ -1,12 +1,13 @@
 """Where packed files lie: a folder, or a bucket by fsspec (s3://bucket/prefix); verified, or not there."""
 
 import hashlib
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lib.dataset import PARTIAL, sha256, sha256_of, writing
+from lib.dataset import PARTIAL, seal, sha256, sha256_of, writing
 
 TRIES = 5  # of each request, before its error is told
 PAUSE = 0.5  # seconds before the second try, and twice as many before each one after it
@@ -40,7 +41,7 @@ class Store:
         return {path[len(self.root) + 1 :]: info["size"] for path, info in sorted(found.items())}
 
     def read(self, name: str, start: int = 0, size: int | None = None, hash: str = "") -> bytes:
-        """A file, or a piece of it; asked again while it is not what its hash says."""
+        """A file, or so many bytes of it from some byte on; asked again while it is not what its hash says."""
 
         def once() -> bytes:
             if self.fs is None:
@@ -48,7 +49,8 @@ class Store:
                     file.seek(start)
                     data = file.read() if size is None else file.read(size)
             else:
-                data = self.fs.cat_file(self._at(name), start=start, end=None if size is None else start + size)
+                piece = {} if size is None else {"start": start, "end": start + size}
+                data = self.fs.cat_file(self._at(name), **piece)
             if size is not None and len(data) != size:
                 raise Torn(f"{self.place}/{name}: {len(data)} bytes came, {size} were asked for at {start}")
             if hash and sha256_of(data) != hash:
@@ -84,21 +86,49 @@ class Store:
             self.remove(name)
             raise
 
-    def hash(self, name: str, piece: int = 2**23) -> str:
+    def hash(self, name: str) -> str:
         """The sha256 of a file as it lies there now."""
-        if self.fs is None:
-            return sha256(self.folder / name)
-        self.fs.invalidate_cache()
-        size = self._asked("stat", name, lambda: self.fs.info(self._at(name))["size"])
         digest = hashlib.sha256()
-        for at in range(0, size, piece):
-            digest.update(self.read(name, at, min(piece, size - at)))
+        for piece in self._pieces(name):
+            digest.update(piece)
         return digest.hexdigest()
+
+    def fetch(self, name: str, file) -> None:
+        """All of a file into an open one."""
+        for piece in self._pieces(name):
+            file.write(piece)
+
+    def _pieces(self, name: str, most: int = 2**23) -> Iterator[bytes]:
+        if self.fs is None:
+            size = (self.folder / name).stat().st_size
+        else:
+            self.fs.invalidate_cache()
+            size = self._asked("stat", name, lambda: self.fs.info(self._at(name))["size"])
+        return (self.read(name, at, min(most, size - at)) for at in range(0, size, most))
+
+    def write_json(self, name: str, value: dict) -> None:
+        """An index; it carries a hash of itself."""
+        self.write(name, json.dumps(value | {"seal": seal(value)}).encode())
+
+    def read_json(self, name: str) -> dict:
+        """An index as it was written, or an error: it is asked again while its bits are others."""
+
+        def once() -> dict:
+            try:
+                value = json.loads(self.read(name))
+                sound = value["seal"] == seal(value)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                sound = False
+            if not sound:
+                raise Torn(f"{self.place}/{name} is damaged")
+            return value
+
+        return self._asked("read", name, once)
 
     def remove(self, name: str) -> None:
         if self.fs is None:
             (self.folder / name).unlink(missing_ok=True)
-        elif name in self.names():
+        elif self._asked("look for", name, lambda: self.fs.exists(self._at(name))):
             self._asked("remove", name, lambda: self.fs.rm_file(self._at(name)))
 
     def _at(self, name: str) -> str:
@@ -115,10 +145,10 @@ class Store:
                 raise
             except Exception as error:  # each kind of storage has its own
                 if attempt == TRIES - 1:
-                    kind = Torn if isinstance(error, Torn) else OSError
+                    kind, why = (Torn if isinstance(error, Torn) else OSError), str(error).partition("\n")[0][:300]
                     raise kind(
                         f"{what} {self.place}/{name} failed {TRIES} times, last by {type(error).__name__}: "
-                        f"{str(error)[:300]}. What was verified is kept: the same command goes on from there."
+                        f"{why}. What was verified is kept: the same command goes on from there."
                     ) from error
                 time.sleep(PAUSE * 2**attempt)
 
