@@ -112,8 +112,8 @@ def current(job: dict, item: Item, facts: dict) -> bool:
     record = facts.get(job["stage"])
     return (
         record is not None
-        and record["version"] == job["version"]
-        and record["parameters"] == job["parameters"]
+        and (record.get("adopted") or record["version"] == job["version"])  # adopted: by lib.adopt, from older scripts
+        and (record.get("adopted") or record["parameters"] == job["parameters"])
         and record["inputs"] == find_inputs(item, facts, job["inputs"])
         and whole(item, record["outputs"])
     )
