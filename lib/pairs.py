@@ -168,7 +168,7 @@ def offset(path: Path | Member) -> tuple[int, tuple, np.dtype] | None:
             return None
         raw.seek(start + 26)  # the local header has lengths of its own
         name, extra = np.frombuffer(raw.read(4), "<u2")
-    return int(begin + start + 30 + name + extra + length), shape, kind
+    return begin + start + 30 + int(name) + int(extra) + length, shape, kind
 
 
 def mapped(path: Path | Member) -> np.ndarray:

@@ -90,7 +90,7 @@ def test_a_run_that_began_in_the_tree_goes_on_from_shards(tmp_path):
 
 def test_features_are_mapped_where_they_lie(tmp_path):
     items = tree(tmp_path / "tree")
-    pack(tmp_path / "tree", tmp_path / "packed")
+    pack(tmp_path / "tree", tmp_path / "packed", 1000)  # some lie behind the first 64 kB
     found, _ = pairs.read(shard.items(tmp_path / "packed", 64), memory=0)
     for part in found.values():
         for k, name in enumerate(part.names):
