@@ -112,8 +112,8 @@ def current(job: dict, item: Item, facts: dict) -> bool:
     record = facts.get(job["stage"])
     return (
         record is not None
-        and record["version"] == job["version"]
-        and record["parameters"] == job["parameters"]
+        and (record.get("adopted") or record["version"] == job["version"])  # adopted: by lib.adopt, from older scripts
+        and (record.get("adopted") or record["parameters"] == job["parameters"])
         and record["inputs"] == find_inputs(item, facts, job["inputs"])
         and whole(item, record["outputs"])
     )
@@ -132,6 +132,11 @@ def perform(
     inputs = find_inputs(item, facts, job["inputs"])
     if inputs is None:
         raise ValueError(f"{item.folder}: one of {', '.join(job['inputs'])} is missing; run the earlier notebook again")
+    if away := [suffix for suffix in inputs if suffix != "source" and not item.path(suffix).exists()]:
+        raise ValueError(
+            f"{item.folder}: {away[0]} is in an archive only, whose place {item.stem}_archived.json tells. `python -m "
+            f"lib.pack restore PLACE {item.dataset} --resolution {item.resolution} --only {item.name}` brings it back."
+        )
     reset_peak()
     start = time.perf_counter()
     result = function(item, **job["parameters"], **job["means"])

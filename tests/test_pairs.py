@@ -192,4 +192,4 @@ def test_how_much_of_its_frame_a_shape_fills(tmp_path):
         for view in range(3):
             path = item.path(f"_view_{view:03d}_image.png")
             Image.fromarray(np.dstack([alpha] * 4)).save(path)
-    assert pairs.share_of_frame(items) == pytest.approx(0.52)
+    assert pairs.share_of_frame(items, pairs.Tree()) == pytest.approx(0.52)

@@ -1,0 +1,90 @@
+"""Every file of the tree held against the hash that its stage noted: what changed is named, and made anew next time."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import joblib
+
+from lib.dataset import Claims, Item, archived, items, read_facts, replace, seal, sha256, write_facts
+
+DAMAGED = ".damaged-"  # how the name of a file begins that was set aside
+
+
+def verify(
+    dataset: str | Path, resolution: int, mend: bool = True, only: Iterable[str] = (), jobs: int = -1
+) -> list[dict]:
+    """A row a fault. What is damaged is set aside under another name, so that the next run makes it, and it alone."""
+    chosen = [item for item in items(dataset, resolution) if not only or item.name in only]
+    found = joblib.Parallel(jobs, return_as="generator")(joblib.delayed(examine)(item, mend) for item in chosen)
+    return [row for rows in found for row in rows]
+
+
+def examine(item: Item, mend: bool) -> list[dict]:
+    """One mesh's faults. Nobody else works on it meanwhile; if somebody does, that is told."""
+    if not Path(item.folder).is_dir():
+        return []
+    with Claims(item.dataset) as claims:
+        if not claims.take(item.stem):
+            return [row(item, item.folder, "is being worked on", "Verify again when that run has ended.")]
+        return [*records(item, mend), *files(item, mend), *original(item)]
+
+
+def records(item: Item, mend: bool) -> list[dict]:
+    """Is the file of facts readable, and each record in it as it was written?"""
+    path = item.path("_facts.json")
+    if not path.exists():
+        return []
+    facts = read_facts(item)
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        seals = {stage: record.get("seal") for stage, record in written.items()}
+    except (ValueError, RecursionError, AttributeError):
+        facts = {}
+        faults = [row(item, str(path), "cannot be read", "Run the notebooks again: they make this mesh anew.")]
+    else:
+        bad = [k for k in seals if k not in facts or seals[k] not in (None, seal(facts[k]))]  # None: an older tree's
+        faults = [row(item, str(path), f"its record of {stage} changed", redo(stage)) for stage in bad]
+        facts = {stage: record for stage, record in facts.items() if stage not in bad}
+    if faults and mend:
+        set_aside(path)
+        if facts:
+            write_facts(item, facts)
+    return faults
+
+
+def files(item: Item, mend: bool) -> list[dict]:
+    """What every stage made."""
+    faults, away = [], archived(item)
+    for stage, record in read_facts(item).items():
+        for suffix, output in record["outputs"].items():
+            path = item.path(suffix)
+            if path.exists() and sha256(path) == output["sha256"]:
+                continue
+            if not path.exists() and away.get(suffix) == output["sha256"]:
+                continue
+            lost = not path.exists()
+            faults.append(row(item, str(path), "is missing" if lost else "is damaged", redo(stage)))
+            if mend and not lost:
+                set_aside(path)
+    return faults
+
+
+def original(item: Item) -> list[dict]:
+    """The mesh that came in; it is the user's, so nothing is set aside."""
+    if not item.sha256 or not Path(item.source).is_file() or sha256(item.source) == item.sha256:
+        return []
+    do = "Bring back the file as it was, or run 01_watertight, which takes the new one for what you want."
+    return [row(item, item.source, "is not the file that 01_watertight read", do)]
+
+
+def row(item: Item, file: str, fault: str, do: str) -> dict:
+    return {"mesh": item.name, "file": file, "fault": fault, "do": do}
+
+
+def redo(stage: str) -> str:
+    return f"Run {stage} again: it makes this mesh anew and keeps the others."
+
+
+def set_aside(path: Path) -> None:
+    replace(path, path.with_name(f"{DAMAGED}{path.name}"))
