@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lib.dataset import Claims, sweep, writing
+from lib.claims import Claims
+from lib.dataset import sweep, writing
 from lib.journal import tell
 from lib.place import Place
 

@@ -1,21 +1,15 @@
 """Map one function over items: each in a guarded process, what is done is kept, one bad item hurts no other.
 
-The mapping is joblib's. Its threads do no work of their own: each looks after one worker process (lib/worker.py), and
-one watchdog looks after them all. So a fault costs its own item and nothing else, be it a hang or a crash in native
-code, where joblib's own process pools lose every item in flight.
+The items are done on this machine (lib/guards.py), or on those that a dask scheduler has (lib/cluster.py).
 """
 
-import contextlib
 import inspect
-import itertools
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -24,9 +18,11 @@ import joblib
 import pandas
 
 from lib.attempt import alone, current, plain, resolve
+from lib.claims import Claims
 from lib.clock import in_words
-from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
-from lib.worker import Worker
+from lib.cluster import Cluster
+from lib.dataset import Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
+from lib.guards import Guards, Stop, say
 
 COLUMNS = (
     "item",
@@ -37,7 +33,6 @@ COLUMNS = (
     "source",
     "command",
 )  # of every ledger; a stage's facts follow
-GRACE = 5.0  # seconds that items in flight get to finish when the run is stopped
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,8 @@ def map(
     parameters: dict | None = None,  # what the function gets; an item done with others is done again
     *,
     inputs: tuple[str, ...] = ("source",),  # suffixes of the files it reads; "source" is the original mesh
-    jobs: int = -1,  # items at a time, -1 = one a core
+    jobs: int = -1,  # items at a time, -1 = one a core, or one a thread of the scheduler's workers
+    scheduler: str = "",  # address of a dask scheduler, or its file: its workers do the items; "" = this machine
     timeout: float = 0,  # seconds an item may take, 0 = any
     memory: float = 0,  # GiB an item may take, 0 = any
     means: dict | None = None,  # more of what it gets, which makes no other result of it: a device, where weights lie
@@ -105,8 +101,7 @@ def map(
     ledger = Ledger(job, items)
     todo = plan(job, items, ledger)
     try:
-        count = min(joblib.effective_n_jobs(jobs), len(todo) or 1)
-        with Stop() as stop, Guards(job, stop, count, batch) as guards:
+        with Stop() as stop, guarded(job, stop, scheduler if todo else "", jobs, batch, len(todo)) as guards:
             work_off(todo, ledger, guards, stop)
     finally:
         ledger.write()
@@ -119,7 +114,14 @@ def map(
     return table
 
 
-def work_off(todo: list[Item], ledger: "Ledger", guards: "Guards", stop: "Stop") -> None:
+def guarded(job: Job, stop: Stop, scheduler: str, jobs: int, batch: int, items: int) -> Guards | Cluster:
+    """Who does the items: processes here, or a cluster's."""
+    if scheduler:
+        return Cluster(asdict(job), stop, scheduler, jobs, batch)
+    return Guards(asdict(job), stop, min(joblib.effective_n_jobs(jobs), items or 1), batch)
+
+
+def work_off(todo: list[Item], ledger: "Ledger", guards: Guards | Cluster, stop: Stop) -> None:
     """Do the items and enter them, also those that another run has in hand: it may fail."""
     told = 0
     while todo and not stop.reason:
@@ -175,10 +177,6 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
         say(f"{job.stage}: {len(waiting)} items are left out, {lack}")
     say(f"{job.stage}: {len(ledger.names)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
     return todo
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
@@ -250,119 +248,6 @@ def read_ledger(path: str | Path) -> pandas.DataFrame:
     text = [name for name in COLUMNS if name not in ("seconds", "peak_gib")]
     table = pandas.read_csv(path, dtype=dict.fromkeys(text, str), encoding_errors="surrogatepass")
     return table.fillna(dict.fromkeys(text, ""))
-
-
-# -- guards -----------------------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Ctrl-C and SIGTERM as a flag: the run ends between items, not in the middle of its own bookkeeping."""
-
-    def __init__(self):
-        self.reason, self.signal, self.deadline = "", 0, float("inf")
-
-    def because(self, reason: str) -> None:
-        if not self.reason:
-            self.reason, self.deadline = reason, time.monotonic() + GRACE
-            with contextlib.suppress(RuntimeError):  # the signal came while we were printing
-                say(f"stopping: {reason}")
-
-    def hear(self, number: int, _frame) -> None:
-        self.signal = number
-        if self.reason:  # asked twice: no more grace
-            self.deadline = 0.0
-        self.because(signal.Signals(number).name)
-
-    def __enter__(self) -> "Stop":
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self.before = {number: signal.signal(number, self.hear) for number in signals}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-class Guards:
-    """Threads that look after one worker each, and the watchdog that ends what takes too long or too much."""
-
-    def __init__(self, job: Job, stop: Stop, count: int, batch: int = 1):
-        self.job, self.stop, self.count, self.batch = job, stop, count, batch
-        self.mine = threading.local()  # a worker dies with the thread that started it, so each thread has its own
-        self.numbers = itertools.count(1)
-        self.workers: list[Worker] = []
-        self.ended = threading.Event()
-        self.watchdog = threading.Thread(target=self.watch, daemon=True)
-        self.parallel = joblib.Parallel(count, backend="threading", return_as="generator_unordered", batch_size=1)
-        self.clear(lambda log: True)
-
-    def clear(self, useless: Callable[[Path], bool]) -> None:
-        """Remove logs. Another run in this folder may do the same, or (Windows) have them open."""
-        for log in Path(self.job.run).glob(f"{self.job.stage}_worker_*.log"):
-            with contextlib.suppress(OSError):
-                if useless(log):
-                    log.unlink()
-
-    def __enter__(self) -> "Guards":
-        self.watchdog.start()
-        self.parallel.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.ended.set()
-        self.watchdog.join()
-        for worker in list(self.workers):
-            worker.end()
-        self.parallel.__exit__(*exception)
-        self.clear(lambda log: not log.stat().st_size)
-
-    def map(self, items: list[Item]) -> Iterator[tuple[Item, dict]]:
-        size = min(self.batch, -(-len(items) // self.count))  # a few items are enough for all
-        batches = (items[start : start + size] for start in range(0, len(items), size))
-        done = self.parallel(joblib.delayed(self.do)(batch) for batch in batches if not self.stop.reason)
-        return itertools.chain.from_iterable(done)
-
-    def do(self, items: list[Item]) -> list[tuple[Item, dict]]:
-        """One item; once more in a new process if the first one died: what killed it may have come from outside.
-
-        Several at once, or one by one, if their process came to an end over them: then it is known over whom.
-        """
-        tries = 2 if len(items) == 1 else 1
-        for _ in range(tries):
-            if self.stop.reason or self.ended.is_set():
-                return [(item, {"status": "not run"}) for item in items]
-            limits = self.job.timeout * len(items), self.job.memory
-            reply = self.worker().ask([asdict(item) for item in items], *limits)
-            if "replies" in reply:
-                share = {"seconds": round(reply["seconds"] / len(items), 3), "peak_gib": reply["peak_gib"]}
-                return [(item, share | answer) for item, answer in zip(items, reply["replies"], strict=True)]
-            if reply["status"] != "died" and len(items) == 1:
-                return [(items[0], reply)]
-        if len(items) > 1:
-            return [pair for item in items for pair in self.do([item])]
-        return [(items[0], reply | {"status": "quarantined", "reason": f"{reply['reason']}, twice"})]
-
-    def worker(self) -> Worker:
-        """This thread's worker, a new one if it has none or the old one is spent."""
-        if not hasattr(self.mine, "log"):
-            self.mine.log = Path(self.job.run, f"{self.job.stage}_worker_{next(self.numbers)}.log")
-        worker = getattr(self.mine, "worker", None)
-        if worker and worker.usable():
-            return worker
-        if worker:
-            worker.end()
-            self.workers.remove(worker)
-        self.mine.worker = Worker(self.mine.log, threads=max(joblib.cpu_count() // self.count, 1))
-        self.workers.append(self.mine.worker)
-        if self.ended.is_set():  # the run failed just now, and nobody would end this one
-            self.mine.worker.end()
-        self.mine.worker.start(asdict(self.job))
-        return self.mine.worker
-
-    def watch(self) -> None:
-        while not self.ended.wait(0.05):
-            for worker in list(self.workers):
-                worker.check(self.stop.deadline)
 
 
 # -- one item again ---------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Literal
 import psutil
 import pytest
 
-from lib import dataset, pool, worker
+from lib import claims, dataset, pool, worker
 
 ROOT = Path(__file__).parent.parent
 VERSION = 1
@@ -458,10 +458,10 @@ RUNNER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
-from lib import dataset, pool
+from lib import dataset, guards, pool
 import test_pool
 folder = Path(sys.argv[1])
-pool.GRACE = float(sys.argv[5])
+guards.GRACE = float(sys.argv[5])
 items = dataset.collect(folder / "meshes", folder / "tree", 64)
 pool.map(getattr(test_pool, sys.argv[2]), items, stage="01_shout", run=folder / sys.argv[3], jobs=2,
          parameters=eval(sys.argv[4]))
@@ -475,9 +475,9 @@ def start(folder, function="shout", name="run", parameters=None, grace=5) -> sub
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
-def until(condition, process=None):
-    """Wait for something to become true, at most DEADLINE seconds."""
-    end = time.monotonic() + DEADLINE
+def until(condition, process=None, deadline=DEADLINE):
+    """Wait for something to become true, at most so many seconds."""
+    end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         assert process is None or process.poll() is None, process.stdout.read()
@@ -566,13 +566,13 @@ def test_a_run_survives_another_one_that_clears_its_folder(work, tmp_path):
 def test_waiting_is_said_once(work, tmp_path, capsys, monkeypatch):
     items = work("m")
     naps = []
-    with dataset.Claims(tmp_path / "tree") as claims:
-        claims.take(items[0].stem)
+    with claims.Claims(tmp_path / "tree") as held:
+        held.take(items[0].stem)
 
         def nap(seconds):
             naps.append(seconds)
             if len(naps) == 3:
-                claims.drop(items[0].stem)
+                held.drop(items[0].stem)
 
         monkeypatch.setattr(pool, "time", SimpleNamespace(sleep=nap, monotonic=time.monotonic))
         assert list(run(items).status) == ["done"]
@@ -590,17 +590,6 @@ def test_a_run_that_fails_leaves_no_worker_and_a_ledger(work, tmp_path, monkeypa
     until(lambda: not [child for child in workers_of(SimpleNamespace(pid=os.getpid())) if child.is_running()])
     assert calls(tmp_path / "tree") == begun and len(set(begun)) == len(begun) < 12  # no second try, no new item
     assert len(pool.read_ledger(tmp_path / "run" / "01_shout.csv")) == 1
-
-
-def test_a_signal_that_comes_while_we_print_is_heard(monkeypatch):
-    def reentrant(text):
-        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
-
-    monkeypatch.setattr(pool, "say", reentrant)
-    with pool.Stop() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        until(lambda: stop.reason)
-    assert stop.reason == "SIGINT"
 
 
 def test_a_run_waits_for_what_another_one_has_in_hand(work, tmp_path):
