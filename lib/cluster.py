@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -139,7 +140,10 @@ class Cluster:
             return [(flight.items[0], {"status": "quarantined", "seconds": seconds, "reason": reason})]
         if failure:
             raise failure
-        replies = json.loads(future.result()) if future.status == "finished" else []
+        replies = []
+        if future.status == "finished":
+            with contextlib.suppress(TimeoutError, CancelledError, OSError):  # its worker died with the answer
+                replies = json.loads(future.result(timeout=ANSWER))
         unfinished = {"status": "not run"}
         if self.stop.reason or (replies and unfinished not in replies):
             return list(zip(flight.items, replies or [unfinished] * len(flight.items), strict=True))

@@ -18,7 +18,7 @@ from lib import attempt, claims, dataset, pool
 from lib.claims import Claims
 
 sys.path.append(str(Path(__file__).parent))
-from test_pool import ROOT, calls, noted, shout, until
+from test_pool import ROOT, calls, noted, until
 
 
 class Clock:
@@ -266,7 +266,7 @@ def stay(item):
     noted(item, f"begun by {os.uname().nodename}.")
     if os.uname().nodename == "left":
         time.sleep(1e6)
-    return shout(item)
+    return {}
 
 
 @pytest.mark.slow

