@@ -9,7 +9,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -33,6 +34,8 @@ COLUMNS = (
     "source",
     "command",
 )  # of every ledger; a stage's facts follow
+
+LOOKING = 16  # threads that look what is done already
 
 
 @dataclass(frozen=True)
@@ -161,22 +164,37 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
     """Enter what is done already into the ledger, leave out what has nothing to work on, return the rest."""
     twins = duplicates(items) if "source" in job.inputs else {}
     todo, waiting, wanted = [], set(), asdict(job)
-    for item in items:
-        facts = read_facts(item)
+
+    def look(item: Item) -> dict | None:
+        """How it stands, None if it is to do."""
         if item.name in twins:
-            ledger.enter(item, {"status": "quarantined", "reason": f"duplicate: the same bytes as {twins[item.name]}"})
-        elif current(wanted, item, facts):
-            ledger.enter(item, {"status": "kept", "record": facts[job.stage]})
-        elif find_inputs(item, facts, job.inputs) is None:
+            return {"status": "quarantined", "reason": f"duplicate: the same bytes as {twins[item.name]}"}
+        facts = read_facts(item)
+        if current(wanted, item, facts):
+            return {"status": "kept", "record": facts[job.stage]}
+        return {"status": "waiting"} if find_inputs(item, facts, job.inputs) is None else None
+
+    for item, standing in zip(items, at_once(look, items), strict=True):
+        if standing is None:
+            todo.append(item)
+        elif standing["status"] == "waiting":
             waiting.add(item.name)
         else:
-            todo.append(item)
+            ledger.enter(item, standing)
     if waiting:
         ledger.names = [name for name in ledger.names if name not in waiting]
         lack = f"they lack {' or '.join(job.inputs)} from an earlier notebook"
         say(f"{job.stage}: {len(waiting)} items are left out, {lack}")
     say(f"{job.stage}: {len(ledger.names)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
     return todo
+
+
+def at_once(look: Callable, items: list[Item], share: int = 100) -> Iterator:
+    """look(item) of each, in order, by threads: a network disk takes its time over every one of a million files."""
+    shares = [items[start : start + share] for start in range(0, len(items), share)]
+    with ThreadPoolExecutor(LOOKING) as threads:
+        for some in threads.map(lambda some: [look(item) for item in some], shares):
+            yield from some
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
@@ -190,7 +208,7 @@ class Ledger:
         self.counts = {"done": 0, "kept": 0, "quarantined": 0}
         self.path = Path(job.run, f"{job.stage}.csv")
         self.started = self.told = self.wrote = time.monotonic()
-        self.worked = 0
+        self.worked, self.writing = 0, 0.0  # items; seconds that the last writing took
         write_text(self.path.with_suffix(".json"), json.dumps(asdict(job), indent=1))
         python = short(sys.executable)  # a .venv below the repo, else whatever is active
         python = "python" if Path(python).is_absolute() else python
@@ -219,7 +237,7 @@ class Ledger:
             left = (total - len(self.rows)) / rate
             say(f"{self.job.stage}: {len(self.rows)}/{total}  {self.tally()}  {rate:.2f}/s  {in_words(left)} left")
             self.told = now
-        if now - self.wrote > 60:
+        if now - self.wrote > max(60, 30 * self.writing):  # of a million rows it takes half a minute
             self.write()
 
     def tally(self) -> str:
@@ -234,6 +252,7 @@ class Ledger:
         try:
             with writing(self.path) as beside:
                 self.table().to_csv(beside, index=False, errors="surrogatepass")  # a file's name may be no text
+            self.writing = time.monotonic() - self.wrote
         except OSError as error:  # the facts are the record, and this is only their table
             say(f"{self.job.stage}: the ledger {short(str(self.path))} cannot be written: {error}")
 

