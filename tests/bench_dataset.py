@@ -165,8 +165,8 @@ def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
     target.mkdir(parents=True, exist_ok=True)
     steps = ["list and hash", "list again", "read items.csv", "resume", "write the ledger once"]
     with chart.canvas(3.4, 1, 2) as (figure, axes):
-        for name in steps:
-            axes[0, 0].loglog(sizes, found[name], "o-", label=name, markersize=4)
+        for name, line in zip(steps, ["o-"] * 4 + ["o--"], strict=True):
+            axes[0, 0].loglog(sizes, found[name], line, label=name, markersize=4)
         axes[0, 0].set(title="core-seconds", xlabel="meshes")
         axes[0, 0].legend(fontsize=7)
         axes[0, 1].loglog(sizes, found["MiB of the run's process"], "o-", label="MiB of the run's process")
@@ -183,8 +183,9 @@ def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
     for meshes, machines in [(10**5, 1), (10**5, 10), (10**5, 100), (MILLION, 10), (MILLION, 100), (MILLION, 1000)]:
         result = simulate(meshes, machines, each)
         row = [f"{meshes:,}", f"{machines:,}", f"{result['hours']:,.1f}", f"{result['busy']:.0%}"]
-        reckoned.append([*row, f"{result['given out again']:,}"])
-    columns = ["meshes", "machines", "hours", "busy", "given out again"]
+        made = meshes * (OUTPUTS["01_watertight"] + OUTPUTS["02_sharp_sample"] + OUTPUTS["03_render"] + 3)  # and facts
+        reckoned.append([*row, f"{made / result['hours'] / 3600:,.0f}", f"{result['given out again']:,}"])
+    columns = ["meshes", "machines", "hours", "busy", "files a second", "given out again"]
     tables = [
         ("Measured", heads, measured),
         (f"What breaks first, at {MILLION:,}", ["what", "then", "too much", "at so many meshes"], breaks),

@@ -681,3 +681,15 @@ def test_progress_is_plain_text_with_rate_and_time_left(work, tmp_path, capsys):
     ledger.enter(items[0], {"status": "done"})
     ledger.progress()
     assert capsys.readouterr().out == "01_shout: 1/4  1 done  0.10/s  30 s left\n"
+
+
+def test_a_ledger_that_takes_long_to_write_is_written_less_often(work, tmp_path):
+    """Once a minute, or all the time would go into a million rows."""
+    job = pool.Job("01_shout", "", {}, [], 1, "", 64, str(tmp_path / "run"), 0, 0)
+    ledger = pool.Ledger(job, work("a"))
+    ledger.enter(work("a")[0], {"status": "done"})
+    for taken, ago, written in ((10, 61, False), (10, 301, True), (0, 59, False), (0, 61, True)):
+        ledger.path.unlink(missing_ok=True)
+        ledger.writing, ledger.wrote = taken, time.monotonic() - ago
+        ledger.progress()
+        assert ledger.path.exists() == written
