@@ -6,6 +6,7 @@ claim, its own faults and its own facts. Between yields a stage runs in any thre
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import importlib
@@ -22,7 +23,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lib.dataset import Claims, Item, find_inputs, read_facts, sweep, whole, write_facts
+from lib.claims import Claims
+from lib.dataset import Item, find_inputs, read_facts, sweep, whole, write_facts
 from lib.memory import peak_gib, reset_peak
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no item's fault: the run stops
@@ -38,8 +40,15 @@ def attempt(job: dict, items: list[Item], claims: Claims) -> list[dict]:
     """Do items unless another run is at them or has done them meanwhile. Never raises: a fault is an answer."""
     function, together = resolve(job["function"]), job["together"] and resolve(job["together"])
     replies: dict[str, dict] = {}
-    courses = {item.name: course(function, job, item, len(items)) for item in items if claims.take(item.stem)}
+    items = [dataclasses.replace(item, ours=functools.partial(claims.holds, item.stem)) for item in items]
+    courses = {}
     try:
+        for item in items:
+            try:
+                if claims.take(item.stem):
+                    courses[item.name] = course(function, job, item, len(items))
+            except OSError as error:
+                replies[item.name] = failed(job, error)
         with ThreadPoolExecutor(THREADS) as threads:
             each = threads.map if len(items) > 1 else map  # alone in the main thread, where a hang or crash is placed
             todo, answers = [item for item in items if item.name in courses], [None] * len(courses)
@@ -63,12 +72,19 @@ def step(job: dict, item: Item, running: Generator, answer) -> tuple[dict | None
     except StopIteration as end:
         return end.value, None
     except Exception as error:
+        if not item.ours():  # we slept, and were held for dead: all that lies there is another one's
+            return {"status": "busy"}, None
         traceback.print_exc()
         for suffix in item.written:  # nothing that could be taken for a result
             item.path(suffix).unlink(missing_ok=True)
-        free = shutil.disk_usage(job["dataset"]).free  # numpy's short writes carry no errno
-        full = getattr(error, "errno", None) in FULL or free < 2**20
-        return {"status": "full" if full else "quarantined", "reason": explain(error)}, None
+        return failed(job, error), None
+
+
+def failed(job: dict, error: Exception) -> dict:
+    """The reply to an error: it is the item's, unless the disk is full."""
+    free = shutil.disk_usage(job["dataset"]).free  # numpy's short writes carry no errno
+    full = getattr(error, "errno", None) in FULL or free < 2**20
+    return {"status": "full" if full else "quarantined", "reason": explain(error)}
 
 
 def answer(together: Callable, job: dict, questions: list) -> list:

@@ -37,7 +37,8 @@ from pathlib import Path
 import psutil
 
 from lib import gallery, log, page, parcel, runs
-from lib.dataset import Claims, sweep, write_text
+from lib.claims import Claims
+from lib.dataset import sweep, write_text
 from lib.engine import Ended, Engine, how_it_died
 from lib.export import export
 from lib.markup import minutes as in_minutes

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lib.dataset import Claims, sweep, writing
+from lib.claims import Claims
+from lib.dataset import sweep, writing
 from lib.place import Place
 from lib.words import say
 
@@ -39,9 +40,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "resume").glob("step_*.pt"), reverse=True)
 
 
-def settle(folder: Path, wanted: dict, fresh: bool, place: Place) -> dict | None:
+def settle(folder: Path, wanted: dict, fresh: bool, place: Place, in_memory: bool = False) -> dict | None:
     """The state to go on from, None to begin; an error if what is there was made otherwise."""
-    state = latest(folder, place)
+    state = latest(folder, place, in_memory)
     if state is None and not (folder / "model.safetensors").exists():
         return None
     different = differences(state["made_with"], wanted) if state else ["there is no checkpoint to go on from"]
@@ -64,11 +65,12 @@ def settle(folder: Path, wanted: dict, fresh: bool, place: Place) -> dict | None
     return None
 
 
-def latest(folder: Path, place: Place) -> dict | None:
-    """The newest checkpoint that can be read."""
+def latest(folder: Path, place: Place, in_memory: bool = False) -> dict | None:
+    """The newest checkpoint that can be read; in memory, of which a machine's processes share one copy, if asked."""
+    where = {"map_location": "cpu", "mmap": True} if in_memory else {"map_location": place.device}
     for path in checkpoints(folder):
         try:
-            return torch.load(path, map_location=place.device, weights_only=True)
+            return torch.load(path, **where, weights_only=True)
         except Exception as error:  # a disk that lost its power may hold anything
             say(f"{path} cannot be read ({type(error).__name__}); the one before it is tried")
     return None

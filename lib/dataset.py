@@ -1,7 +1,6 @@
-"""Names and places of every file: items and their slugs, atomic writing, facts, claims, splits."""
+"""Names and places of every file: items and their slugs, atomic writing, facts, splits."""
 
 import csv
-import errno
 import fnmatch
 import hashlib
 import json
@@ -10,13 +9,13 @@ import re
 import stat
 import time
 import unicodedata
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from lib.claims import Claims, TakenOver
 from lib.search import alternatives, list_meshes, passed_over, refuse_resolution, suffixes
 from lib.words import say
 
@@ -46,6 +45,7 @@ class Item:
     resolution: int
     # suffix -> size and sha256 of what writing() has written
     written: dict = field(default_factory=dict, compare=False, repr=False)
+    ours: Callable | None = field(default=None, compare=False, repr=False)  # is it still claimed by this process?
 
     @property
     def stem(self) -> str:
@@ -65,6 +65,12 @@ class Item:
         with writing(self.path(suffix)) as beside:
             yield beside
             self.written[suffix] = {"size": beside.stat().st_size, "sha256": sha256(beside)}
+            self.refuse_late()
+
+    def refuse_late(self) -> None:
+        """Whoever slept until others did its work must not write over theirs."""
+        if self.ours and not self.ours():
+            raise TakenOver(f"{self.stem} was taken over by another run, which held this one for dead")
 
     def link_original(self) -> None:
         """Put the original beside its results: a link, or a copy where links are not allowed."""
@@ -323,7 +329,9 @@ def sound(record) -> bool:
 
 def write_facts(item: Item, facts: dict) -> None:
     sealed = {stage: record | {"seal": seal(record)} for stage, record in facts.items()}
-    write_text(item.path("_facts.json"), json.dumps(sealed, indent=1))
+    with writing(item.path("_facts.json")) as beside:
+        beside.write_text(json.dumps(sealed, indent=1), encoding="utf-8")
+        item.refuse_late()
 
 
 def seal(record: dict) -> str:
@@ -376,70 +384,3 @@ def find_inputs(item: Item, facts: dict, suffixes: tuple[str, ...]) -> dict | No
         return None
     hashes = {suffix: output["sha256"] for suffix, output in wanted.items()}
     return ({"source": item.sha256} if "source" in suffixes else {}) | hashes
-
-
-# -- claims -----------------------------------------------------------------------------------------------------------
-
-
-class Claims:
-    """Who works on what in a folder: one byte of <folder>/.claims a key, locked by the operating system.
-
-    A lock dies with its process, so there is nothing stale to clean up after a kill -9, and no lock file an item.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.file = open(Path(folder, ".claims"), "ab", buffering=0)  # noqa: SIM115 (open for as long as a claim is held)
-
-    def __enter__(self) -> "Claims":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.file.close()
-
-    def take(self, key: str, wait: bool = False) -> bool:
-        """Claim a key for this process; False if another one has it, or wait until it is free."""
-        while not self._lock(key):
-            if not wait:
-                return False
-            time.sleep(0.1)
-        return True
-
-    def drop(self, key: str) -> None:
-        _unlock(self.file.fileno(), _offset(key))
-
-    def _lock(self, key: str) -> bool:
-        try:
-            _lock(self.file.fileno(), _offset(key))
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                return False
-            warnings.warn(
-                f"{self.file.name}: this disk knows no locks ({error}); two runs at once may do the same work twice",
-                stacklevel=3,
-            )
-        return True
-
-
-def _offset(key: str) -> int:
-    return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)  # 60 bits: files know offsets of 63
-
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(file: int, offset: int) -> None:
-        os.lseek(file, offset, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-
-    def _unlock(file: int, offset: int) -> None:
-        os.lseek(file, offset, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: int, offset: int) -> None:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
-
-    def _unlock(file: int, offset: int) -> None:
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, offset)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib import checkpoint
+from lib import checkpoint, fsdp
 from lib.journal import Journal, Watch
 from lib.muon import Muon
 from lib.place import Place
@@ -72,10 +72,10 @@ class Run:
     def restore(self, state: dict) -> None:
         for name in ("step", "seconds", "sums", "skipped"):
             setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        fsdp.load(self.model, state["model"])
+        fsdp.load(self.ema, state["ema"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict(fsdp.spread(saved, optimiser))
 
 
 def train(
@@ -101,6 +101,7 @@ def train(
     seed: int = 0,
     device: str = "cpu",
     compiled: bool = False,  # torch.compile, on cuda
+    sharded: bool = False,  # each process keeps a share of the weights and of all that belongs to them, not a copy
     workers: int = 2,  # threads that make batches ahead
     validate: Callable | None = None,  # validate(model, step) -> numbers and pictures (h, w, 3) uint8 by name
     validate_every: int = 0,  # steps, 0 = only at the end
@@ -120,13 +121,22 @@ def train(
             "wanted a multiple of their product"
         )
     save_every, log_every = save_every or -(-steps // 10), log_every or min(-(-steps // 400), 50)
-    model = model.to(place.device)
-    run = Run(model, copy.deepcopy(model).eval().requires_grad_(False), optimisers(model, **recipe))
+    sharded = sharded and place.world > 1
+    model = model if sharded else model.to(place.device)
+    template = copy.deepcopy(model) if sharded else None  # stays in memory, and is filled when a whole one is wanted
+    average = copy.deepcopy(model).eval().requires_grad_(False)
     stepper = Stepper(model, loss)
     if compiled and place.on_gpu:
         compile_blocks(model)
-    if place.world > 1:
+    if sharded:
+        stepper, average = fsdp.share(stepper, place), fsdp.share(average, place)
+    elif place.world > 1:
         stepper = nn.parallel.DistributedDataParallel(stepper)
+    run = Run(model, average, optimisers(model, **recipe))
+
+    def finished() -> nn.Module:
+        """The average, whole on every process."""
+        return fsdp.filled(template, fsdp.whole(average.state_dict()), place.device) if sharded else average
 
     def make(step: int) -> list[dict]:
         """This process's share of a step's samples, in as many pieces as are accumulated."""
@@ -139,7 +149,7 @@ def train(
         if place.first:
             stack.enter_context(checkpoint.claim(folder))
         place.wait()
-        state = checkpoint.settle(folder, wanted, fresh, place)
+        state = checkpoint.settle(folder, wanted, fresh, place, in_memory=sharded)
         if state:
             run.restore(state)
         journal = stack.enter_context(Journal(folder, run.step, place.first))
@@ -148,9 +158,12 @@ def train(
 
         def examine() -> None:
             due = run.step == steps or (run.step and validate_every and run.step % validate_every == 0)
-            if validate and due and place.first and not journal.has(run.step):
+            if not validate or not due:
+                return
+            average = finished()  # all processes take part, if it takes several to make one
+            if place.first and not journal.has(run.step):
                 with torch.no_grad(), watch.pause():
-                    journal.validation(run.step, validate(run.ema, run.step))
+                    journal.validation(run.step, validate(average, run.step))
 
         if state:
             journal.say(f"goes on from step {run.step:,}")
@@ -174,13 +187,15 @@ def train(
             stopping, overdue = place.any(bool(stop.reason), watch.seconds - saved > OVERDUE)
             if run.step % save_every == 0 or run.step == steps or stopping or overdue:
                 saved = watch.seconds
-                checkpoint.save(folder, run.step, run.state() | {"made_with": wanted}, keep, place)
+                state = run.state() | {"sums": place.average(run.sums), "made_with": wanted}
+                state = fsdp.whole(state, keep=place.first) if sharded else state
+                checkpoint.save(folder, run.step, state, keep, place)
             if stopping and run.step < steps:
                 journal.say(f"stopped at step {run.step:,} by {stop.reason or 'another process'}")
                 raise KeyboardInterrupt(f"{folder} stopped at step {run.step}. The same command goes on from here.")
             examine()
         place.wait()
-    return Trained(run.ema, run.step, run.seconds, watch.share, place.peak_gib())
+    return Trained(finished(), run.step, run.seconds, watch.share, place.peak_gib())
 
 
 RECIPE = (
@@ -219,7 +234,7 @@ def forward_backward(stepper, pieces: list[dict], place: Place, seed: int, step:
         torch.manual_seed(seeded(seed, step, place.rank, number))
         last = number == len(pieces) - 1
         with (
-            contextlib.nullcontext() if last or place.world == 1 else stepper.no_sync(),
+            fsdp.alone(stepper) if not last and place.world > 1 else contextlib.nullcontext(),
             torch.autocast("cuda", torch.bfloat16, enabled=place.on_gpu),
         ):
             found = stepper(moved(piece, place.device))
@@ -228,7 +243,7 @@ def forward_backward(stepper, pieces: list[dict], place: Place, seed: int, step:
             terms[name] = terms.get(name, 0.0) + torch.as_tensor(value).detach().double() / len(pieces)
     weights = [weight for weight in model.parameters() if weight.grad is not None]
     norm = nn.utils.clip_grad_norm_(weights, clip or math.inf, foreach=True)
-    return terms, float(norm)
+    return terms, float(fsdp.whole(norm))
 
 
 def update(run: Run, rate: float, ema: float) -> None:
@@ -239,7 +254,7 @@ def update(run: Run, rate: float, ema: float) -> None:
         optimiser.step()
     share = 1 - min(ema, (1 + run.step) / (10 + run.step))
     with torch.no_grad():
-        torch._foreach_lerp_(list(run.ema.parameters()), list(run.model.parameters()), share)
+        torch._foreach_lerp_(fsdp.local(run.ema.parameters()), fsdp.local(run.model.parameters()), share)
         for average, value in zip(run.ema.buffers(), run.model.buffers(), strict=True):
             average.copy_(value)
 

@@ -4,6 +4,8 @@ from collections import defaultdict
 
 import torch
 
+from lib import fsdp
+
 # Keller Jordan's polynomial: singular values between 0 and 1 come near 1 in five steps.
 A, B, C, STEPS = 3.4445, -4.775, 2.0315, 5
 
@@ -28,10 +30,12 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     alike[matrix.shape, matrix.device].append(matrix)
             for (shape, _), matrices in alike.items():
-                update = orthogonal(torch.stack([self.push(matrix, group["momentum"]) for matrix in matrices]))
+                pushed = [self.push(matrix, group["momentum"]) for matrix in matrices]
+                update = orthogonal(torch.stack(fsdp.gathered(pushed)))  # of whole matrices, by every process
                 scale = 0.2 * max(shape) ** 0.5  # an update's size is then AdamW's
-                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, list(update.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * scale)
+                update, own = fsdp.divided(update.to(pushed[0].dtype).unbind(), matrices), fsdp.local(matrices)
+                torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(own, update, alpha=-group["lr"] * scale)
 
     def push(self, matrix: torch.Tensor, momentum: float) -> torch.Tensor:
         """The gradient enters the momentum; what Nesterov makes of both comes back."""

@@ -59,6 +59,11 @@ class Place:
         """For each flag: is it so anywhere?"""
         return [bool(count) for count in self.reduced([float(flag) for flag in flags])]
 
+    def average(self, sums: dict) -> dict:
+        """Sums over steps as any process may go on with them: each has a share of the batch, and so of the sums."""
+        values = self.reduced([float(value) for value in sums.values()]) if sums else []
+        return {name: value / self.world for name, value in zip(sums, values, strict=True)}
+
     def mean(self, sums: dict) -> dict:
         """Sums over steps as means, over all processes."""
         names = [name for name in sums if name != "n"]

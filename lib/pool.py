@@ -1,20 +1,16 @@
 """Map one function over items: each in a guarded process, what is done is kept, one bad item hurts no other.
 
-The mapping is joblib's. Its threads do no work of their own: each looks after one worker process (lib/worker.py), and
-one watchdog looks after them all. So a fault costs its own item and nothing else, be it a hang or a crash in native
-code, where joblib's own process pools lose every item in flight.
+The items are done on this machine (lib/guards.py), or on those that a dask scheduler has (lib/cluster.py).
 """
 
-import contextlib
 import inspect
-import itertools
 import json
 import os
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -23,10 +19,12 @@ import joblib
 import pandas
 
 from lib.attempt import alone, current, plain, resolve
-from lib.dataset import Claims, Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
+from lib.claims import Claims
+from lib.cluster import Cluster
+from lib.dataset import Item, duplicates, find_inputs, read_facts, read_items, write_text, writing
+from lib.guards import GRACE, Guards
 from lib.stop import Stop
 from lib.words import in_words, say
-from lib.worker import Worker
 
 COLUMNS = (
     "item",
@@ -37,7 +35,8 @@ COLUMNS = (
     "source",
     "command",
 )  # of every ledger; a stage's facts follow
-GRACE = 5.0  # seconds that items in flight get to finish when the run is stopped
+
+LOOKING = 16  # threads that look what is done already
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def map(
     parameters: dict | None = None,  # what the function gets; an item done with others is done again
     *,
     inputs: tuple[str, ...] = ("source",),  # suffixes of the files it reads; "source" is the original mesh
-    jobs: int = -1,  # items at a time, -1 = one a core
+    jobs: int = -1,  # items at a time, -1 = one a core, or one a thread of the scheduler's workers
+    scheduler: str = "",  # address of a dask scheduler, or its file: its workers do the items; "" = this machine
     timeout: float = 0,  # seconds an item may take, 0 = any
     memory: float = 0,  # GiB an item may take, 0 = any
     means: dict | None = None,  # more of what it gets, which makes no other result of it: a device, where weights lie
@@ -105,8 +105,7 @@ def map(
     ledger = Ledger(job, items)
     todo = plan(job, items, ledger)
     try:
-        count = min(joblib.effective_n_jobs(jobs), len(todo) or 1)
-        with Stop(GRACE) as stop, Guards(job, stop, count, batch) as guards:
+        with Stop(GRACE) as stop, guarded(job, stop, scheduler if todo else "", jobs, batch, len(todo)) as guards:
             work_off(todo, ledger, guards, stop)
     finally:
         ledger.write()
@@ -119,7 +118,14 @@ def map(
     return table
 
 
-def work_off(todo: list[Item], ledger: "Ledger", guards: "Guards", stop: "Stop") -> None:
+def guarded(job: Job, stop: Stop, scheduler: str, jobs: int, batch: int, items: int) -> Guards | Cluster:
+    """Who does the items: processes here, or a cluster's."""
+    if scheduler:
+        return Cluster(asdict(job), stop, scheduler, jobs, batch)
+    return Guards(asdict(job), stop, min(joblib.effective_n_jobs(jobs), items or 1), batch)
+
+
+def work_off(todo: list[Item], ledger: "Ledger", guards: Guards | Cluster, stop: Stop) -> None:
     """Do the items and enter them, also those that another run has in hand: it may fail."""
     told = 0
     while todo and not stop.reason:
@@ -159,22 +165,37 @@ def plan(job: Job, items: list[Item], ledger: "Ledger") -> list[Item]:
     """Enter what is done already into the ledger, leave out what has nothing to work on, return the rest."""
     twins = duplicates(items) if "source" in job.inputs else {}
     todo, waiting, wanted = [], set(), asdict(job)
-    for item in items:
-        facts = read_facts(item)
+
+    def look(item: Item) -> dict | None:
+        """How it stands, None if it is to do."""
         if item.name in twins:
-            ledger.enter(item, {"status": "quarantined", "reason": f"duplicate: the same bytes as {twins[item.name]}"})
-        elif current(wanted, item, facts):
-            ledger.enter(item, {"status": "kept", "record": facts[job.stage]})
-        elif find_inputs(item, facts, job.inputs) is None:
+            return {"status": "quarantined", "reason": f"duplicate: the same bytes as {twins[item.name]}"}
+        facts = read_facts(item)
+        if current(wanted, item, facts):
+            return {"status": "kept", "record": facts[job.stage]}
+        return {"status": "waiting"} if find_inputs(item, facts, job.inputs) is None else None
+
+    for item, standing in zip(items, at_once(look, items), strict=True):
+        if standing is None:
+            todo.append(item)
+        elif standing["status"] == "waiting":
             waiting.add(item.name)
         else:
-            todo.append(item)
+            ledger.enter(item, standing)
     if waiting:
         ledger.names = [name for name in ledger.names if name not in waiting]
         lack = f"they lack {' or '.join(job.inputs)} from an earlier notebook"
         say(f"{job.stage}: {len(waiting)} items are left out, {lack}")
     say(f"{job.stage}: {len(ledger.names)} items, {ledger.counts['kept']} kept, {len(todo)} to do")
     return todo
+
+
+def at_once(look: Callable, items: list[Item], share: int = 100) -> Iterator:
+    """look(item) of each, in order, by threads: a network disk takes its time over every one of a million files."""
+    shares = [items[start : start + share] for start in range(0, len(items), share)]
+    with ThreadPoolExecutor(LOOKING) as threads:
+        for some in threads.map(lambda some: [look(item) for item in some], shares):
+            yield from some
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
@@ -188,7 +209,7 @@ class Ledger:
         self.counts = {"done": 0, "kept": 0, "quarantined": 0}
         self.path = Path(job.run, f"{job.stage}.csv")
         self.started = self.told = self.wrote = time.monotonic()
-        self.worked = 0
+        self.worked, self.writing = 0, 0.0  # items; seconds that the last writing took
         write_text(self.path.with_suffix(".json"), json.dumps(asdict(job), indent=1))
         python = short(sys.executable)  # a .venv below the repo, else whatever is active
         python = "python" if Path(python).is_absolute() else python
@@ -217,7 +238,7 @@ class Ledger:
             left = (total - len(self.rows)) / rate
             say(f"{self.job.stage}: {len(self.rows)}/{total}  {self.tally()}  {rate:.2f}/s  {in_words(left)} left")
             self.told = now
-        if now - self.wrote > 60:
+        if now - self.wrote > max(60, 30 * self.writing):  # of a million rows it takes half a minute
             self.write()
 
     def tally(self) -> str:
@@ -232,6 +253,7 @@ class Ledger:
         try:
             with writing(self.path) as beside:
                 self.table().to_csv(beside, index=False, errors="surrogatepass")  # a file's name may be no text
+            self.writing = time.monotonic() - self.wrote
         except OSError as error:  # the facts are the record, and this is only their table
             say(f"{self.job.stage}: the ledger {short(str(self.path))} cannot be written: {error}")
 
@@ -239,91 +261,6 @@ class Ledger:
 def short(text: str) -> str:
     """Paths below the folder we are in, from there on: a log is to be shared."""
     return text.replace(os.getcwd() + os.sep, "")  # noqa: PTH109
-
-
-# -- guards -----------------------------------------------------------------------------------------------------------
-
-
-class Guards:
-    """Threads that look after one worker each, and the watchdog that ends what takes too long or too much."""
-
-    def __init__(self, job: Job, stop: Stop, count: int, batch: int = 1):
-        self.job, self.stop, self.count, self.batch = job, stop, count, batch
-        self.mine = threading.local()  # a worker dies with the thread that started it, so each thread has its own
-        self.numbers = itertools.count(1)
-        self.workers: list[Worker] = []
-        self.ended = threading.Event()
-        self.watchdog = threading.Thread(target=self.watch, daemon=True)
-        self.parallel = joblib.Parallel(count, backend="threading", return_as="generator_unordered", batch_size=1)
-        self.clear(lambda log: True)
-
-    def clear(self, useless: Callable[[Path], bool]) -> None:
-        """Remove logs. Another run in this folder may do the same, or (Windows) have them open."""
-        for log in Path(self.job.run).glob(f"{self.job.stage}_worker_*.log"):
-            with contextlib.suppress(OSError):
-                if useless(log):
-                    log.unlink()
-
-    def __enter__(self) -> "Guards":
-        self.watchdog.start()
-        self.parallel.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.ended.set()
-        self.watchdog.join()
-        for worker in list(self.workers):
-            worker.end()
-        self.parallel.__exit__(*exception)
-        self.clear(lambda log: not log.stat().st_size)
-
-    def map(self, items: list[Item]) -> Iterator[tuple[Item, dict]]:
-        size = min(self.batch, -(-len(items) // self.count))  # a few items are enough for all
-        batches = (items[start : start + size] for start in range(0, len(items), size))
-        done = self.parallel(joblib.delayed(self.do)(batch) for batch in batches if not self.stop.reason)
-        return itertools.chain.from_iterable(done)
-
-    def do(self, items: list[Item]) -> list[tuple[Item, dict]]:
-        """One item; once more in a new process if the first one died: what killed it may have come from outside.
-
-        Several at once, or one by one, if their process came to an end over them: then it is known over whom.
-        """
-        tries = 2 if len(items) == 1 else 1
-        for _ in range(tries):
-            if self.stop.reason or self.ended.is_set():
-                return [(item, {"status": "not run"}) for item in items]
-            limits = self.job.timeout * len(items), self.job.memory
-            reply = self.worker().ask([asdict(item) for item in items], *limits)
-            if "replies" in reply:
-                share = {"seconds": round(reply["seconds"] / len(items), 3), "peak_gib": reply["peak_gib"]}
-                return [(item, share | answer) for item, answer in zip(items, reply["replies"], strict=True)]
-            if reply["status"] != "died" and len(items) == 1:
-                return [(items[0], reply)]
-        if len(items) > 1:
-            return [pair for item in items for pair in self.do([item])]
-        return [(items[0], reply | {"status": "quarantined", "reason": f"{reply['reason']}, twice"})]
-
-    def worker(self) -> Worker:
-        """This thread's worker, a new one if it has none or the old one is spent."""
-        if not hasattr(self.mine, "log"):
-            self.mine.log = Path(self.job.run, f"{self.job.stage}_worker_{next(self.numbers)}.log")
-        worker = getattr(self.mine, "worker", None)
-        if worker and worker.usable():
-            return worker
-        if worker:
-            worker.end()
-            self.workers.remove(worker)
-        self.mine.worker = Worker(self.mine.log, threads=max(joblib.cpu_count() // self.count, 1))
-        self.workers.append(self.mine.worker)
-        if self.ended.is_set():  # the run failed just now, and nobody would end this one
-            self.mine.worker.end()
-        self.mine.worker.start(asdict(self.job))
-        return self.mine.worker
-
-    def watch(self) -> None:
-        while not self.ended.wait(0.05):
-            for worker in list(self.workers):
-                worker.check(self.stop.deadline)
 
 
 # -- one item again ---------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ import numpy as np
 import pandas
 
 from lib import camera, field, mesh, paint, picture, view
+from lib.claims import Claims
 from lib.clock import Clock
-from lib.dataset import Claims, read_facts
+from lib.dataset import read_facts
 from lib.view import cloud, contact_sheet, disagreement, opened
 
 __all__ = ["check", "cloud", "contact_sheet", "depths", "disagreement", "render"]  # what the notebook asks for
@@ -327,7 +328,7 @@ def turn() -> int:
     """A number that no other live process of this user has, as small as can be: it goes with the process's lock."""
     folder = Path(tempfile.gettempdir(), f"lib-egl-{os.environ.get('USER', '')}")
     folder.mkdir(exist_ok=True)
-    LOCKS.append(Claims(folder))
+    LOCKS.append(Claims(folder, shared=False))
     return next(n for n in range(1 << 16) if LOCKS[0].take(f"turn {n}"))
 
 

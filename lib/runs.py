@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from lib import markup
-from lib.dataset import Claims
+from lib.claims import Claims
 from lib.markup import badge, code, link, minutes, moment, table, text
 from lib.tables import mean, rows
 

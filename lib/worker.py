@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from lib.attempt import attempt, place, plain, resolve
-from lib.dataset import Claims, Item
+from lib.claims import Claims
+from lib.dataset import Item
 
 FLOOD = 100 * 2**20  # bytes that an item may print
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lib.worker import serve; serve(int(sys.argv[2]))"
@@ -33,7 +34,7 @@ THREADS += ["VECLIB_MAXIMUM_THREADS"]
 class Worker:
     """A handle on one process: ask it to do an item; a watchdog calls check() meanwhile and may end it."""
 
-    def __init__(self, log: Path, threads: int):
+    def __init__(self, log: Path, threads: int, folder: str | None = None):
         self.lock = threading.Lock()
         self.since = None  # when the item in hand was begun
         self.verdict = ""  # why we killed it
@@ -45,6 +46,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={name: str(threads) for name in THREADS} | os.environ,
+                cwd=folder,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the run, which decides
                 encoding="utf-8",
             )
@@ -176,7 +178,7 @@ def serve(parent: int) -> None:
     job = json.loads(requests.readline())
     resolve(job["function"])  # imports what it needs
     own = os.getpid()
-    with Claims(job["dataset"]) as claims:
+    with Claims(job["dataset"], job["beat"]) as claims:
         answer(answers, {"status": "ready"})
         for line in requests:
             replies = attempt(job, [Item(**item) for item in json.loads(line)], claims)

@@ -1,14 +1,12 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lib import dataset
-from lib.dataset import Claims, Item
+from lib.dataset import Item
 
 
 @pytest.fixture
@@ -308,7 +306,7 @@ def test_another_resolution_of_the_same_mesh_does_not_sweep_our_link_away(tmp_pa
     assert (tmp_path / "tree" / "chair_1" / "chair_1.obj").read_text() == "v"
 
 
-# -- facts and claims -------------------------------------------------------------------------------------------------
+# -- facts -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "\0\0", "[" * 200_000, '{"01_watertight": {"outputs": {}}}'])
@@ -344,28 +342,6 @@ def test_a_star_stands_for_all_files_of_that_name(tmp_path):
     assert dataset.find_inputs(item, facts, ("_view_*_normal.png",)) is None, "none is not enough"
     item.path("_view_001_image.png").unlink()
     assert dataset.find_inputs(item, facts, ("_view_*_image.png",)) is None, "all of them must be whole"
-
-
-HOLDER = """
-import sys
-from lib.dataset import Claims
-with Claims(sys.argv[1]) as claims:
-    print(claims.take("chair"), claims.take("table"), flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_claim_excludes_others_and_dies_with_its_holder(tmp_path):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "True True\n"
-    with Claims(tmp_path) as claims:
-        assert not claims.take("chair")
-        assert claims.take("lamp")
-        holder.kill()
-        holder.wait()
-        assert claims.take("chair", wait=True)
-    assert os.listdir(tmp_path) == [".claims"] and (tmp_path / ".claims").stat().st_size == 0
 
 
 def test_what_is_kept_unseen_is_val_and_test_mixed(tmp_path):

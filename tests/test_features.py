@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lib import attempt, dataset, dino, features, pool
+from lib.claims import Claims
 
 SIZE, RESIZE = 28, 32
 MEANS = {"weights": "random-tiny", "seed": 0, "device": "cpu", "chunk": 3}
@@ -74,7 +75,7 @@ def run(items, batch=3, **changes) -> dict[str, dict]:
         memory=0,
     )
     replies = {}
-    with dataset.Claims(items[0].dataset) as claims:
+    with Claims(items[0].dataset) as claims:
         for start in range(0, len(items), batch):
             some = [dataset.Item(i.name, i.source, i.sha256, i.dataset, 64) for i in items[start : start + batch]]
             replies |= dict(zip((i.name for i in some), attempt.attempt(asdict(job), some, claims), strict=True))

@@ -15,7 +15,11 @@ from lib.journal import read_curve
 HERE = Path(__file__).parent
 torch.set_num_threads(1)  # the sums are tiny, and the children's threads are one too
 STEPS = 24
+ITEMS = 10  # that samples are dealt from, where it matters which
 ARGUMENTS = {"steps": STEPS, "batch_size": 4, "lr": 0.02, "warmup": 4, "save_every": 6, "log_every": 2}
+
+
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 class Block(nn.Module):
@@ -36,6 +40,35 @@ def toy(seed=0, dropout=0.2):
     return model
 
 
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 8))  # no share of five rows is like another
+
+    def forward(self, x):
+        return x + self.mlp(x)
+
+
+class Tower(nn.Module):
+    """What is divided block by block, with a weight outside, a buffer, and a weight too small to be divided."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Layer() for _ in range(3))
+        self.out, self.gain = nn.Linear(8, 1), nn.Parameter(torch.ones(1))
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x) * self.gain * self.scale
+
+
+def tower():
+    torch.manual_seed(0)
+    return Tower()
+
+
 def batch(step, samples):
     """Points of a smooth function, drawn by the number of the sample."""
     drawn = [np.random.default_rng([7, n]).normal(size=8).astype(np.float32) for n in samples]
@@ -49,7 +82,10 @@ def loss(model, batch):
 
 
 def mortal(step, samples):
-    """A source that ends its own process while it makes the batch of a step."""
+    """A source that ends its own process while it makes the batch of a step. Notes who was dealt what."""
+    if diary := os.environ.get("DIARY"):
+        with open(diary, "a") as file:
+            file.write(f"{step} {' '.join(map(str, loop.deal(samples, ITEMS, seed=0)))}\n")
     if str(step) == os.environ.get("KILL_AT"):
         os.kill(os.getpid(), getattr(signal, os.environ.get("KILL_BY", "SIGKILL")))
     return batch(step, samples)
@@ -165,8 +201,7 @@ def test_pieces_add_up_to_the_batch(tmp_path):
 
 
 def test_two_processes_are_one_with_the_same_batch(tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    result = in_a_process(tmp_path / "two", *launcher, NO_DROPOUT="1")
+    result = in_a_process(tmp_path / "two", *LAUNCHER, NO_DROPOUT="1")
     assert result.returncode == 0, result.stderr
     one = run(tmp_path / "one", model=toy(dropout=0))
     two = checkpoint.latest(tmp_path / "two", loop.Place.here("cpu"))
@@ -174,6 +209,61 @@ def test_two_processes_are_one_with_the_same_batch(tmp_path):
     a, b = ([row["loss"] for row in read_curve(tmp_path / name)] for name in ("one", "two"))
     np.testing.assert_allclose(a, b, rtol=1e-4)
     assert len(read_curve(tmp_path / "two", "validation")) == 3, "one of them writes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_shares_of_a_network_train_as_the_whole_one_does(tmp_path, optimiser):
+    """FSDP2 in two processes, two pieces a batch: network, average and optimisers' states are those of one process."""
+    result = in_a_process(tmp_path / "two", *LAUNCHER, TOWER="1", SHARDED="1", ACCUMULATE="2", OPTIMISER=optimiser)
+    assert result.returncode == 0, result.stderr
+    run(tmp_path / "one", model=tower(), optimiser=optimiser)
+    one, two = (checkpoint.latest(tmp_path / name, loop.Place.here("cpu")) for name in ("one", "two"))
+    assert all(one[name].keys() == two[name].keys() for name in ("model", "ema"))
+    a, b = ([value for value in leaves(state) if torch.is_tensor(value)] for state in (one, two))
+    assert len(a) == len(b) > 40 and all(type(value) is torch.Tensor for value in b)
+    assert max((value.double() - w.double()).abs().max() for value, w in zip(a, b, strict=True)) < 1e-4
+    curves = [[row["loss"] for row in read_curve(tmp_path / name)] for name in ("one", "two")]
+    np.testing.assert_allclose(*curves, rtol=1e-3)
+    checks = [[row["weight"] for row in read_curve(tmp_path / name, "validation")] for name in ("one", "two")]
+    assert len(checks[1]) == 3
+    np.testing.assert_allclose(*checks, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_it_goes_on_in_more_processes_or_fewer_and_deals_nothing_twice(tmp_path):
+    """Two that share, stopped; one; two with a copy each, killed; two that share. The same samples as in one go."""
+    sessions = [
+        (LAUNCHER, {"SHARDED": "1", "KILL_AT": "5", "KILL_BY": "SIGTERM"}),
+        ((), {"KILL_AT": "11", "KILL_BY": "SIGTERM"}),
+        (LAUNCHER, {"KILL_AT": "16"}),
+        (LAUNCHER, {"SHARDED": "1"}),
+    ]
+    dealt, begun = {}, 0
+    for number, (launcher, environment) in enumerate(sessions):
+        diary = tmp_path / f"diary_{number}"
+        result = in_a_process(tmp_path / "run", *launcher, TOWER="1", DIARY=str(diary), **environment)
+        assert (result.returncode == 0) == (number == 3), result.stderr
+        state = checkpoint.latest(tmp_path / "run", loop.Place.here("cpu"))
+        for line in diary.read_text().splitlines():
+            step, *items = map(int, line.split())
+            if begun <= step < state["step"]:  # what was made ahead or lost was not learned from
+                dealt.setdefault(step, []).extend(items)
+        begun = state["step"]
+    assert begun == STEPS and sorted(dealt) == list(range(STEPS))
+    for step, items in dealt.items():
+        assert sorted(items) == sorted(loop.deal(range(4 * step, 4 * step + 4), ITEMS, seed=0))
+    whole = run(tmp_path / "whole", model=tower())
+    ema = torch.cat([value.double().flatten() for value in state["ema"].values()])
+    assert (weights(whole.model) - ema).abs().max() < 1e-4
+    curves = [[row["loss"] for row in read_curve(tmp_path / name)] for name in ("whole", "run")]
+    np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def leaves(value) -> list:
+    if isinstance(value, dict | list | tuple):
+        return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in leaves(part)]
+    return [value]
 
 
 def test_it_learns_and_the_average_follows(tmp_path):
@@ -245,4 +335,7 @@ def test_the_curve_loses_what_will_be_repeated(tmp_path):
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], source=mortal, model=toy(dropout=0 if "NO_DROPOUT" in os.environ else 0.2))
+    asked = os.environ
+    given = {"sharded": "SHARDED" in asked, "accumulate": int(asked.get("ACCUMULATE", 1))}
+    given["optimiser"] = asked.get("OPTIMISER", "muon")
+    run(sys.argv[1], mortal, tower() if "TOWER" in asked else toy(dropout=0 if "NO_DROPOUT" in asked else 0.2), **given)

@@ -20,7 +20,7 @@ import pandas
 import psutil
 import pytest
 
-from lib import dataset, pool, worker
+from lib import claims, dataset, pool, worker
 
 ROOT = Path(__file__).parent.parent
 VERSION = 1
@@ -459,10 +459,10 @@ RUNNER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
-from lib import dataset, pool
+from lib import dataset, guards, pool
 import test_pool
 folder = Path(sys.argv[1])
-pool.GRACE = float(sys.argv[5])
+guards.GRACE = float(sys.argv[5])
 items = dataset.collect(folder / "meshes", folder / "tree", 64)
 pool.map(getattr(test_pool, sys.argv[2]), items, stage="01_shout", run=folder / sys.argv[3], jobs=2,
          parameters=eval(sys.argv[4]))
@@ -483,9 +483,9 @@ def read_ledger(path: str | Path) -> pandas.DataFrame:
     return table.fillna(dict.fromkeys(text, ""))
 
 
-def until(condition, process=None):
-    """Wait for something to become true, at most DEADLINE seconds."""
-    end = time.monotonic() + DEADLINE
+def until(condition, process=None, deadline=DEADLINE):
+    """Wait for something to become true, at most so many seconds."""
+    end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         assert process is None or process.poll() is None, process.stdout.read()
@@ -574,13 +574,13 @@ def test_a_run_survives_another_one_that_clears_its_folder(work, tmp_path):
 def test_waiting_is_said_once(work, tmp_path, capsys, monkeypatch):
     items = work("m")
     naps = []
-    with dataset.Claims(tmp_path / "tree") as claims:
-        claims.take(items[0].stem)
+    with claims.Claims(tmp_path / "tree") as held:
+        held.take(items[0].stem)
 
         def nap(seconds):
             naps.append(seconds)
             if len(naps) == 3:
-                claims.drop(items[0].stem)
+                held.drop(items[0].stem)
 
         monkeypatch.setattr(pool, "time", SimpleNamespace(sleep=nap, monotonic=time.monotonic))
         assert list(run(items).status) == ["done"]
@@ -689,3 +689,15 @@ def test_progress_is_plain_text_with_rate_and_time_left(work, tmp_path, capsys):
     ledger.enter(items[0], {"status": "done"})
     ledger.progress()
     assert capsys.readouterr().out == "01_shout: 1/4  1 done  0.10/s  30 s left\n"
+
+
+def test_a_ledger_that_takes_long_to_write_is_written_less_often(work, tmp_path):
+    """Once a minute, or all the time would go into a million rows."""
+    job = pool.Job("01_shout", "", {}, [], 1, "", 64, str(tmp_path / "run"), 0, 0)
+    ledger = pool.Ledger(job, work("a"))
+    ledger.enter(work("a")[0], {"status": "done"})
+    for taken, ago, written in ((10, 61, False), (10, 301, True), (0, 59, False), (0, 61, True)):
+        ledger.path.unlink(missing_ok=True)
+        ledger.writing, ledger.wrote = taken, time.monotonic() - ago
+        ledger.progress()
+        assert ledger.path.exists() == written

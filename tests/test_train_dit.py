@@ -294,6 +294,17 @@ def test_samples_are_drawn_on_the_way_and_two_processes_are_one(tmp_path):
     val = [name for name in parts if parts[name] == "val"]
     assert len(made) == min(len(val), 4) and {name.split("_step_")[0] for name in made} <= set(val)
     assert all(name.endswith(f"_step_{4:09d}.obj") for name in made)
+    check_two(items, tmp_path, result, options)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_are_one(tmp_path):
+    items = tree(tmp_path)
+    options = {"size": "tiny", "draws": 2, "workers": 1, "recipe": RECIPE}
+    check_two(items, tmp_path, train_dit.train_dit(items, tmp_path / "one", **options), options | {"sharded": True})
+
+
+def check_two(items, tmp_path, result, options):
     both = train_dit.train_dit(items, tmp_path / "two", processes=2, **options)
     assert losses(both) == pytest.approx(losses(result), rel=1e-4)
     states = [dit.load(tmp_path / name)[0].state_dict() for name in ("one", "two")]

@@ -1,0 +1,219 @@
+"""How time, memory, files and bytes grow with the number of meshes: measured, then reckoned to a million.
+
+python tests/bench_dataset.py                     # 100 to 10,000 meshes, in minutes; a page in outputs/scale
+python tests/bench_dataset.py --largest 100000
+"""
+
+import argparse
+import bisect
+import heapq
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib import chart, dataset, markup, pool
+
+MILLION, THREADS = 10**6, 16  # meshes; meshes at a time on a machine
+LATENCY = 3e-4  # seconds that a network disk takes to answer: what one file's size costs there
+VIEWS, MAPS = 36, 3
+OUTPUTS = {"01_watertight": 1, "02_sharp_sample": 2, "03_render": VIEWS * MAPS + 1, "04_features": VIEWS * MAPS}
+OUTPUTS |= {"05_latents": 2}  # files that a stage makes of a mesh
+STATS = sum(OUTPUTS.values()) + 1 + 1 + VIEWS * MAPS + 1  # and those that it asks for as inputs, when all is kept
+MEGABYTES = {"closed mesh": 17, "points": 7, "views": 1, "features of three maps": 21}  # at 256, see the README
+SECONDS = (15.0, 0.8, 300.0)  # of a mesh in 01 to 03: median, spread of the logarithm, and the most it may take
+
+
+# -- measured ---------------------------------------------------------------------------------------------------------
+
+
+def tree(folder: Path, count: int) -> list[dataset.Item]:
+    """Meshes of a few bytes with facts as long as real ones, and the files of the stage that is asked about."""
+    for k in range(count):
+        path = folder / "meshes" / f"{k // 1000:03}" / f"{k:06}.obj"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{k:06}")
+    return dataset.collect(folder / "meshes", folder / "tree", 64)
+
+
+def facts_of(item: dataset.Item, job: pool.Job) -> dict:
+    record = {"version": 1, "parameters": {}, "inputs": {"source": item.sha256}, "seconds": 1.0, "peak_gib": 0.1}
+    record |= {"versions": {name: "1.0.0" for name in "abcdefghij"}, "facts": {f"fact_{k}": k / 7 for k in range(20)}}
+    file = {"size": 6, "sha256": "0" * 64}
+    made = {stage: {f"_{stage}_{k:03}.png": file for k in range(count)} for stage, count in OUTPUTS.items()}
+    found = {stage: record | {"outputs": outputs} for stage, outputs in made.items()}
+    return found | {job.stage: found[job.stage] | {"outputs": {"_closed.obj": file}}}
+
+
+def measure(count: int) -> dict:
+    """Core-seconds of each step at so many meshes, in a process of its own; and MiB, and bytes."""
+    spent, process = {}, psutil.Process()
+
+    def timed(name, function, *args):
+        start = time.process_time()
+        result = function(*args)
+        spent[name] = time.process_time() - start
+        return result
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tree(folder, count)
+        (folder / "tree" / "items.csv").unlink()
+        before = process.memory_info().rss
+        items = timed("list and hash", dataset.collect, folder / "meshes", folder / "tree", 64)
+        items = timed("list again", dataset.collect, folder / "meshes", folder / "tree", 64)
+        timed("read items.csv", dataset.items, folder / "tree", 64)
+        job = pool.Job("01_watertight", "bench_dataset:tree", {}, ["source"], 1, str(folder / "tree"), 64, name, 0, 0)
+        for item in items:
+            item.path("_facts.json").parent.mkdir(parents=True)
+            item.path("_facts.json").write_text(json.dumps(facts_of(item, job), indent=1))
+            item.path("_closed.obj").write_text("closed")
+        ledger = pool.Ledger(job, items)
+        pool.say = lambda text: None
+        todo = timed("resume", pool.plan, job, items, ledger)
+        assert not todo and ledger.counts["kept"] == count
+        timed("write the ledger once", ledger.write)
+        spent["MiB of the run's process"] = (process.memory_info().rss - before) / 2**20
+        spent["bytes of items.csv"] = (folder / "tree" / "items.csv").stat().st_size
+        spent["bytes of a ledger"] = ledger.path.stat().st_size
+        spent["bytes of facts"] = sum(item.path("_facts.json").stat().st_size for item in items)
+    return spent
+
+
+def power(sizes: list[int], values: list[float]) -> float:
+    """The exponent of growth, between the last two sizes."""
+    return float(np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]))
+
+
+# -- reckoned ---------------------------------------------------------------------------------------------------------
+
+
+def simulate(meshes: int, machines: int, each: float, seed: int = 0) -> dict:
+    """Machines that take meshes from one run, which needs `each` seconds for an answer.
+
+    A machine is lost once a day by chance, and comes back after five minutes; what it had in hand is given out again.
+    """
+    rng = np.random.default_rng(seed)
+    median, spread, most = SECONDS
+    waiting = list(np.minimum(median * np.exp(spread * rng.standard_normal(meshes)), most))
+    losses = [np.cumsum(rng.exponential(86400, 1000)).tolist() for _ in range(machines)]  # years of them
+    free = [(0.0, thread) for thread in range(machines * THREADS)]  # when each has time
+    run = busy = end = 0.0
+    again = 0
+    while waiting:
+        now, thread = heapq.heappop(free)
+        lost = losses[thread // THREADS]
+        last = bisect.bisect(lost, now) - 1
+        if last >= 0 and now < lost[last] + 300:  # it is down
+            heapq.heappush(free, (lost[last] + 300, thread))
+            continue
+        run = max(run, now) + each  # one answer at a time
+        seconds, fall = waiting.pop(), lost[bisect.bisect(lost, run)]
+        if run + seconds > fall:
+            waiting.append(seconds)
+            again += 1
+            heapq.heappush(free, (fall, thread))
+            continue
+        busy, end = busy + seconds, max(end, run + seconds)
+        heapq.heappush(free, (run + seconds, thread))
+    return {"hours": end / 3600, "busy": busy / (end * machines * THREADS), "given out again": again}
+
+
+def limits(sizes: list[int], found: dict[str, list[float]]) -> list[tuple[str, float, str, float, str]]:
+    """What is at a million, what is too much, and with how many meshes it comes to that: the first to break on top."""
+
+    def at(name: str, meshes: float) -> float:
+        return found[name][-1] * (meshes / sizes[-1]) ** max(power(sizes, found[name]), 1.0)
+
+    files = sum(OUTPUTS.values()) + 2  # and the original, and the facts
+    megabytes = sum(MEGABYTES.values())
+    rows = [
+        (
+            "seconds to ask a network disk for every file, one by one",
+            lambda n: n * STATS * LATENCY,
+            3600,
+        ),
+        ("the same by 16 threads, as a run does", lambda n: n * STATS * LATENCY / 16, 3600),
+        ("files of one dataset", lambda n: n * files, 6.1e7),  # as many as ext4 makes room for on a terabyte
+        ("TB of one dataset", lambda n: n * megabytes / 1e6, 16),
+        ("core-seconds to resume one notebook", lambda n: at("resume", n), 3600),
+        ("core-seconds to list and hash", lambda n: at("list and hash", n), 3600),
+        ("core-seconds to write a ledger once", lambda n: at("write the ledger once", n), 60),
+        ("GiB of the run's process", lambda n: at("MiB of the run's process", n) / 1024, 16),
+        ("MB of a ledger", lambda n: at("bytes of a ledger", n) / 1e6, 1000),
+        ("GB of facts", lambda n: at("bytes of facts", n) / 1e9, 100),
+    ]
+    table = []
+    for name, what, most in rows:
+        grid = np.logspace(3, 10, 701)
+        table.append((name, what(MILLION), f"{most:,.3g}", float(next((n for n in grid if what(n) > most), np.inf))))
+    return sorted(table, key=lambda row: row[3])
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
+    """A page with tables and a chart; its words as text too."""
+    target.mkdir(parents=True, exist_ok=True)
+    steps = ["list and hash", "list again", "read items.csv", "resume", "write the ledger once"]
+    with chart.canvas(3.4, 1, 2) as (figure, axes):
+        for name, line in zip(steps, ["o-"] * 4 + ["o--"], strict=True):
+            axes[0, 0].loglog(sizes, found[name], line, label=name, markersize=4)
+        axes[0, 0].set(title="core-seconds", xlabel="meshes")
+        axes[0, 0].legend(fontsize=7)
+        axes[0, 1].loglog(sizes, found["MiB of the run's process"], "o-", label="MiB of the run's process")
+        axes[0, 1].loglog(sizes, np.array(found["bytes of facts"]) / 2**20, "o-", label="MiB of facts")
+        axes[0, 1].loglog(sizes, np.array(found["bytes of a ledger"]) / 2**20, "o-", label="MiB of a ledger")
+        axes[0, 1].set(title="memory and small files", xlabel="meshes")
+        axes[0, 1].legend(fontsize=7)
+        (target / "growth.png").write_bytes(chart.image(figure, "growth").data)
+    heads = ["step", *(f"{size:,}" for size in sizes), "grows as N to the"]
+    measured = [[n, *(f"{v:,.3g}" for v in values), f"{power(sizes, values):.2f}"] for n, values in found.items()]
+    breaks = [[name, f"{value:,.3g}", most, f"{n:,.2g}"] for name, value, most, n in limits(sizes, found)]
+    each = found["resume"][-1] / sizes[-1]  # an answer's way into the ledger costs no more than that
+    reckoned = []
+    for meshes, machines in [(10**5, 1), (10**5, 10), (10**5, 100), (MILLION, 10), (MILLION, 100), (MILLION, 1000)]:
+        result = simulate(meshes, machines, each)
+        row = [f"{meshes:,}", f"{machines:,}", f"{result['hours']:,.1f}", f"{result['busy']:.0%}"]
+        made = meshes * (OUTPUTS["01_watertight"] + OUTPUTS["02_sharp_sample"] + OUTPUTS["03_render"] + 3)  # and facts
+        reckoned.append([*row, f"{made / result['hours'] / 3600:,.0f}", f"{result['given out again']:,}"])
+    columns = ["meshes", "machines", "hours", "busy", "files a second", "given out again"]
+    tables = [
+        ("Measured", heads, measured),
+        (f"What breaks first, at {MILLION:,}", ["what", "then", "too much", "at so many meshes"], breaks),
+        (f"01 to 03 on machines of {THREADS} threads", columns, reckoned),
+    ]
+    parts = ["<h1>Growth</h1>\n", '<p><img src="growth.png" alt="curves of the first table"></p>\n']
+    lines = []
+    for title, names, rows in tables:
+        cells = [[markup.text(cell) for cell in row] for row in rows]
+        parts.append(f"<h2>{title}</h2>\n" + markup.table(names, cells, title))
+        lines += [f"\n{title}", " | ".join(names), *(" | ".join(row) for row in rows)]
+    markup.write(target / "index.html", "Growth", parts)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--largest", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path("outputs/scale"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        sys.exit()
+    sizes = [size for size in (100, 1000, 10_000, 100_000) if size <= options.largest]
+    each = []
+    for size in sizes:
+        command = [sys.executable, __file__, "--one", str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        each.append(json.loads(done.stdout.splitlines()[-1]))
+    print(write(options.out, sizes, {name: [one[name] for one in each] for name in each[0]}))
