@@ -31,17 +31,13 @@ from lib.watertight import close, watertight
 STAGE = "01_watertight"
 USABLE = ["done", "kept"]
 PEERS = ("point_cloud_utils", "alpha_wrap", "mesh2sdf")
-FIGURES = {  # of each bar, which is told of a miss
+BESIDE = {  # figures that explain a miss of a bar
     "closed": ["open_edges", "torn_fans"],
     "volume": ["volume"],
-    "outward": ["inward"],
-    "no_shells": ["shells"],
-    "mean": ["mean", "mean_all", "thin"],
-    "near": ["far", "farthest"],
-    "kept": ["missed", "brushed", "missed_at", "seen"],
-    "bounds": ["bounds"],
-    "flagged": ["hollow", "flagged"],
-    "simple": ["crossing"],
+    "no_shells": ["parts"],
+    "mean": ["mean_all", "thin"],
+    "near": ["farthest"],
+    "kept": ["brushed", "missed_at", "seen"],
 }
 
 
@@ -58,7 +54,7 @@ def close_and_judge(items: list, run: str, parameters: dict, jobs: int) -> pd.Da
 
     Twenty at a time, after which <run>/table.txt has the table of all so far; each twenty has ledgers of its own.
     """
-    limits = {"jobs": jobs, "timeout": 900, "memory": 12}
+    limits = {"jobs": jobs, "timeout": 3600, "memory": 12}  # of the clock: other jobs may have the cores
     rows = []
     for start in range(0, len(items), 20):
         some, folder = items[start : start + 20], f"{run}/{start:04}"
@@ -77,7 +73,7 @@ def close_and_judge(items: list, run: str, parameters: dict, jobs: int) -> pd.Da
 
 
 def tell(rows: pd.DataFrame) -> None:
-    """Bars met, what it cost, then each miss with its figures."""
+    """Bars met, what it cost, then a line for each mesh that missed one: which, and by how much."""
     aside = rows[~rows["made_status"].isin(USABLE)]
     rows = rows.drop(aside.index)
     lost, rows = rows[~rows["status"].isin(USABLE)], rows[rows["status"].isin(USABLE)]
@@ -85,13 +81,15 @@ def tell(rows: pd.DataFrame) -> None:
         print(f"aside     {item}: {row['made_reason']} {row['reason']} ({row['made_source']})")
     if rows.empty:
         return
-    verdicts = pd.DataFrame([judge_watertight.verdict(row) for row in rows.to_dict("records")], index=rows.index)
+    records = rows.to_dict("records")
+    verdicts = pd.DataFrame([judge_watertight.verdict(row) for row in records], index=rows.index)
     missed = verdicts.isin([False])
     solids, seconds = rows[rows["solid"].astype(bool)], rows["made_seconds"].astype(float)
     print(f"\n{len(rows)} judged, {len(solids)} of them solids; {len(aside)} put aside")
     for name in verdicts:
         print(f"  {name:10} {verdicts[name].isin([True]).sum():4} of {verdicts[name].notna().sum()}")
-    print(f"  {'all bars':10} {(~missed.any(axis=1)).sum():4} of {len(rows)}")
+    met = (~missed.any(axis=1)).sum()
+    print(f"  {'all bars':10} {met:4} of {len(rows)}: {met / len(rows):.1%} (asked for: 99%)")
     print(f"solids: mean distance to the source {solids['mean'].median():.4f} cell in the median (bar 0.05)")
     edges = solids["edges"].dropna().astype(float)
     print(f"normals within 2 cells of a solid's sharp edges: {edges.median():.1%} right in the median, ", end="")
@@ -105,10 +103,15 @@ def tell(rows: pd.DataFrame) -> None:
     print(f"hollow: {rows['hollow'].sum()}; with caps: {(rows['made_caps'] > 0).sum()}")
     marks = f"median {seconds.median():.1f}, 90% below {seconds.quantile(0.9):.1f}, most {seconds.max():.1f}"
     print(f"seconds: {marks}, in all {seconds.sum():.0f}; most memory {rows['made_peak_gib'].max():.2f} GiB")
-    for name in verdicts:
-        for item, row in rows[missed[name]].iterrows():
-            figures = ", ".join(f"{figure} {short(row[figure])}" for figure in FIGURES[name])
-            print(f"{name:9} {item}: {figures} ({row['made_source']})")
+    print()
+    for item, row in zip(rows.index, records, strict=True):
+        if miss := judge_watertight.over(row):
+            print(f"miss {item}: {'; '.join(told(row, *bar) for bar in miss.items())} ({row['made_source']})")
+
+
+def told(row: dict, bar: str, value: float) -> str:
+    beside = "".join(f", {figure} {short(row[figure])}" for figure in BESIDE.get(bar, []))
+    return f"{bar} {short(value)}, at most {judge_watertight.BARS[bar][0]} asked for{beside}"
 
 
 def short(value) -> str:
