@@ -3,6 +3,7 @@
     python tests/bench_watertight.py                                      # built-in shapes, two minutes
     python tests/bench_watertight.py MESHES --dataset D                   # all of a folder; <D>/run_256/table.txt
     python tests/bench_watertight.py MESHES --dataset D --count 60        # 60 of them, drawn by --seed
+    python tests/bench_watertight.py MESHES --dataset D --worst 40        # and pictures of the forty worst
     python tests/bench_watertight.py MESHES --dataset D --peers PYTHON    # ten of 10,000 to 200,000 faces, and others
 
 The same command again goes on where it stopped; with a larger --count it adds to what is done.
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import judge_watertight
 
-from lib import dataset, field, mesh, pool, shapes
+from lib import dataset, field, mesh, picture, pool, shapes
 from lib.watertight import close, watertight
 
 STAGE = "01_watertight"
@@ -112,6 +113,23 @@ def tell(rows: pd.DataFrame) -> None:
 def told(row: dict, bar: str, value: float) -> str:
     beside = "".join(f", {figure} {short(row[figure])}" for figure in BESIDE.get(bar, []))
     return f"{bar} {short(value)}, at most {judge_watertight.BARS[bar][0]} asked for{beside}"
+
+
+def show_worst(rows: pd.DataFrame, items: list, run: str, count: int) -> None:
+    """Pictures of those that come nearest to a bar or miss it by most, ten a sheet: <run>/worst_<k>.png."""
+    rows = rows[rows["status"].isin(USABLE)]
+    reach = pd.Series([judge_watertight.reach(row) for row in rows.to_dict("records")], index=rows.index)
+    worst = reach.sort_values(ascending=False, kind="stable").index[:count]
+    by_name = {item.name: item for item in items}
+    for start in range(0, len(worst), 10):
+        names = list(worst[start : start + 10])
+        pairs = []
+        for item in map(by_name.get, names):
+            V, F = mesh.read(item.source)
+            pairs.append(([(mesh.normalise(V)[0], F)], [mesh.read(item.path("_normalized.obj"))]))
+        path = Path(f"{run}/worst_{start // 10}.png")
+        path.write_bytes(picture.before_after(names, pairs).data)
+        print(f"{path}: {', '.join(names)}")
 
 
 def short(value) -> str:
@@ -244,6 +262,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--holes", choices=("close", "wall"), default="close")
     parser.add_argument("--remesh", choices=("auto", "always"), default="auto")
+    parser.add_argument("--worst", type=int, default=0, help="pictures of so many, before and after")
     parser.add_argument("--peers", metavar="PYTHON", help="compare instead; peers_watertight.py says how to make one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -259,7 +278,9 @@ def main() -> None:
             return compare(items, options.peers, options.resolution)
         parameters = {"resolution": options.resolution, "holes": options.holes, "remesh": options.remesh}
         run = options.run or f"{options.dataset}/run_{options.resolution}"
-        tell(bench_watertight.close_and_judge(items, run, parameters, options.jobs))
+        rows = bench_watertight.close_and_judge(items, run, parameters, options.jobs)
+        tell(rows)
+        show_worst(rows, items, run, options.worst)
 
 
 if __name__ == "__main__":

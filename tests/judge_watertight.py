@@ -112,6 +112,12 @@ def over(figures: dict) -> dict:
     return {name: BARS[name][1](figures) for name, met in verdict(figures).items() if met is False}
 
 
+def reach(figures: dict) -> float:
+    """How much of what a bar allows is used, of the bar where it is most; above 1 one is missed."""
+    used = [(value(figures), most) for most, value in BARS.values()]
+    return max((value / most if most else value * np.inf for value, most in used if value), default=0.0)
+
+
 # -- a mesh and its queries -------------------------------------------------------------------------------------------
 
 
