@@ -1,6 +1,7 @@
 """The field of a surface on its grid: the surface itself where it bounds a thick solid, walls where it is thin."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -72,8 +73,9 @@ def thin(grid: Grid, out, Q: np.ndarray, U: np.ndarray, slant: float = 1.0) -> n
 # -- the field --------------------------------------------------------------------------------------------------------
 
 
-def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted keys, the field there, positive inside, and the corners where a wall or a cap has a part in it.
+def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted keys, the field there, positive inside, the corners where a wall or a cap has a part in it, and those
+    that contour.repair may turn outside: it knows how far from the source they are.
 
     Off the source it is the union of balls about closest points, which joins sheets to solids without a notch.
     """
@@ -92,6 +94,11 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     if cap is not None:
         capped = np.flatnonzero(np.isfinite(cap))
         values[capped], wall[capped] = (cap[capped] - 0.5) * 2 * h, True
+    # Where a ball comes by between walls that fill a slit, they leave it a way.
+    way = grid.beside[values[grid.beside] > 0]
+    if len(way):
+        way = way[~contour.opens(band.keys, values <= 0, way, partial(cuts, grid), grid.places)]
+        values[way] = -0.3 * h
     # A crossed edge with one end only would be a hole: at a wall's far side, a cap's rim, a sealed room's window.
     ends = []
     for step in NEIGHBOURS[:6] @ field.STEPS:
@@ -101,7 +108,16 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     ends = field.unique(np.concatenate(ends))
     keys, values = np.r_[band.keys, ends], np.r_[values, np.where(grid.places(ends) == field.FREE, -h, h)]
     order = np.argsort(keys, kind="stable")
-    return keys[order], values[order], np.r_[wall, np.ones(len(ends), bool)][order]
+    loose = np.r_[band.distance > 1e-3 * h, np.zeros(len(ends), bool)]
+    return keys[order], values[order], np.r_[wall, np.ones(len(ends), bool)][order], loose[order]
+
+
+def cuts(grid: Grid, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Whether the source lies between neighbouring corners (keys)."""
+    found = grid.radius[grid.places(one)] + grid.radius[grid.places(two)] <= field.spacing(grid.resolution)
+    P, Q = (field.position(field.unpack(end[found]), grid.resolution) for end in (one, two))
+    found[found] = field.blocked(grid.surface, P, Q - P)
+    return found
 
 
 def widen(grid: Grid, offset: np.ndarray) -> tuple[Grid, np.ndarray]:

@@ -1,5 +1,6 @@
 """Close a mesh, so that inside and outside are defined: on the source where it is thick, walls where it is thin."""
 
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.spatial import cKDTree
 from lib import contour, field, mesh, outside, wall, winding
 from lib.clock import Clock
 
-VERSION = 8  # raised when the same parameters come to give other files
+VERSION = 9  # raised when the same parameters come to give other files
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 Holes, Remesh = Literal["close", "wall"], Literal["auto", "always"]
 PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}
@@ -81,9 +82,9 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     clock("holes")
 
     # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
-    keys, values, walled = wall.signed(grid, out, offset, cap)
+    keys, values, walled, loose = wall.signed(grid, out, offset, cap)
     walled = keys[walled]
-    keys, values, turned = contour.repair(keys, values, grid.flood)
+    keys, values, turned = contour.repair(keys, values, grid.flood, loose, partial(wall.cuts, grid))
     clock("repair")
     walled = field.find(walled, keys) >= 0
     V_new, F_new, moved = contour.dual(surface, keys, values, walled, resolution)

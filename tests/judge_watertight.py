@@ -19,17 +19,17 @@ DIRECTIONS = 100  # from which it is looked at
 CORNERS = 250_000_000  # of a dense grid, at the most
 BOX = 1.05
 
-BARS = {  # what a result is held to: name -> whether it holds, from the figures below; None where it does not apply
-    "closed": lambda f: f["open_edges"] == 0 and f["torn_fans"] == 0,
-    "volume": lambda f: f["volume"] > 0,
-    "outward": lambda f: f["inward"] <= 0.01,
-    "no_shells": lambda f: f["shells"] == 0,
-    "mean": lambda f: f["mean"] <= 0.25 if f["solid"] else None,
-    "near": lambda f: f["far"] <= 0.001 if f["solid"] else None,
-    "kept": lambda f: f["missed"] <= 0.001,
-    "bounds": lambda f: f["bounds"] <= 1.2,
-    "flagged": lambda f: f["flagged"] or not f["hollow"],
-    "simple": lambda f: f["crossing"] < 0.01,
+BARS = {  # what a result is held to: name -> the most, and of what in the figures below; None where it does not apply
+    "closed": (0, lambda f: f["open_edges"] + f["torn_fans"]),
+    "volume": (0, lambda f: int(f["volume"] <= 0)),
+    "outward": (0.01, lambda f: f["inward"]),
+    "no_shells": (0, lambda f: f["shells"]),
+    "mean": (0.25, lambda f: f["mean"] if f["solid"] else None),
+    "near": (0.001, lambda f: f["far"] if f["solid"] else None),
+    "kept": (0.001, lambda f: f["missed"]),
+    "bounds": (1.2, lambda f: f["bounds"]),
+    "flagged": (0, lambda f: int(f["hollow"] and not f["flagged"])),
+    "simple": (0.0099, lambda f: f["crossing"]),
 }
 
 
@@ -103,7 +103,19 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, seed: int 
 
 def verdict(figures: dict) -> dict:
     """Bar -> True, False, or None where it does not apply."""
-    return {name: bar(figures) for name, bar in BARS.items()}
+    values = {name: value(figures) for name, (_, value) in BARS.items()}
+    return {name: None if value is None else bool(value <= BARS[name][0]) for name, value in values.items()}
+
+
+def over(figures: dict) -> dict:
+    """Bar that is not met -> what came of it."""
+    return {name: BARS[name][1](figures) for name, met in verdict(figures).items() if met is False}
+
+
+def reach(figures: dict) -> float:
+    """How much of what a bar allows is used, of the bar where it is most; above 1 one is missed."""
+    used = [(value(figures), most) for most, value in BARS.values()]
+    return max((value / most if most else value * np.inf for value, most in used if value), default=0.0)
 
 
 # -- a mesh and its queries -------------------------------------------------------------------------------------------

@@ -26,6 +26,45 @@ def test_repair_makes_any_signs_manifold(seed):
     assert (outside(keys) == (values <= 0)).all()  # no voids
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_repair_that_may_clear_corners_leads_no_edge_through_the_source(seed):
+    """Signs at random, and a source that cuts one edge in eleven."""
+    keys, values = noise(16, seed)
+
+    def cut(one, two):
+        assert np.isin(np.abs(one - two), field.STEPS).all()
+        return np.minimum(one, two) % 11 == 0
+
+    filled, before, _ = contour.repair(keys, values.copy())
+    more, after, _ = contour.repair(keys, values.copy(), loose=np.ones(len(keys), bool), cut=cut)
+    V, F, _ = contour.dual(field.prepare(*ball()), more, after, np.ones(len(more), bool), 16)
+    assert_manifold(V, F)
+    assert (field.flood(more[after > 0])(more) == (after <= 0)).all()  # no voids
+    cleared = more[after <= 0][np.isin(more[after <= 0], keys[values > 0])]
+    assert len(cleared) > 20
+    for step in field.STEPS:
+        for one, two in ((cleared, cleared + step), (cleared - step, cleared)):
+            outside = [after[field.find(more, end)] <= 0 for end in (one, two)]
+            assert not (outside[0] & outside[1] & cut(one, two)).any()
+    firm, still, _ = contour.repair(keys, values.copy(), loose=np.zeros(len(keys), bool), cut=cut)
+    assert np.array_equal(firm, filled) and np.array_equal(still, before)
+
+
+@pytest.mark.parametrize("which", ["none may", "source between", "free"])
+def test_repair_parts_two_blocks_that_meet_at_an_edge_or_joins_them(which):
+    ijk, keys = lattice(20)
+    one = ((ijk >= 4) & (ijk < 10)).all(1)
+    other = ((ijk[:, :2] >= 10) & (ijk[:, :2] < 16)).all(1) & (ijk[:, 2] >= 4) & (ijk[:, 2] < 10)
+    values = np.where(one | other, 0.1, -0.5)
+    loose = np.full(len(keys), which != "none may")
+    cut = (lambda one, two: np.full(len(one), which == "source between")) if which != "none may" else None
+    keys, after, turned = contour.repair(keys, values, loose=loose, cut=cut)
+    assert turned >= 6
+    V, F, _ = contour.dual(field.prepare(*ball()), keys, after, np.ones(len(keys), bool), 20)
+    assert_manifold(V, F)
+    assert trimesh.Trimesh(V, F).body_count == (2 if which == "free" else 1)
+
+
 def test_repair_leaves_what_is_well_alone_and_only_adds():
     ijk, keys = lattice(20)
     values = 0.7 - np.linalg.norm(field.position(ijk, 20), axis=1)
