@@ -79,10 +79,11 @@ class Beat:
         write(self.path, f"{self.count}\n{self.host}", os.O_CREAT)
 
     def sweep(self, lock: "Lock") -> None:
-        """Remove the beats of this machine's dead."""
+        """Remove the beats of this machine's dead, and the leases that they were about to bury."""
         for path in self.folder.glob("*.beat"):
             if (read(path) or "").endswith(f"\n{self.host}") and lock.take(path.name) is True:
-                path.unlink(missing_ok=True)
+                for left in (*self.folder.glob(f"*.{path.stem}"), path):
+                    left.unlink(missing_ok=True)
                 lock.drop(path.name)
 
 
@@ -95,12 +96,15 @@ class Claims:
         self.beat = Beat(folder) if shared and not beat else None
         self.token = self.beat.token if self.beat else beat  # of who beats for us: whoever looks after us, or we do
         self.held: set[str] = set()
+        self.owner = os.getpid()  # a child that an item forks has no say
         self.seen: dict[Path, tuple] = {}  # another's lease and its count, and when we first saw them so
 
     def __enter__(self) -> "Claims":
         return self
 
     def __exit__(self, *_) -> None:
+        if os.getpid() != self.owner:
+            return
         release(self.folder, list(self.held), self.token)
         if self.beat:
             self.beat.end()
@@ -127,6 +131,8 @@ class Claims:
         return False
 
     def drop(self, key: str) -> None:
+        if os.getpid() != self.owner:
+            return
         self.held.discard(key)
         if self.shared:
             release(self.folder, [key], self.token)

@@ -78,6 +78,30 @@ def test_a_claim_excludes_others_and_dies_with_its_holder(tmp_path):
     assert os.listdir(tmp_path) == [".claims"] and (tmp_path / ".claims").stat().st_size == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_an_item_forked_gives_nothing_back(tmp_path):
+    with Claims(tmp_path) as mine:
+        mine.take("chair")
+        child = os.fork()
+        if not child:
+            mine.drop("chair")
+            mine.__exit__()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert mine.holds("chair")
+
+
+def test_what_the_dead_were_about_to_bury_goes_with_them(tmp_path):
+    """Killed between moving a lease aside and removing it."""
+    script = f"import os; from lib.claims import Claims; c = Claims({str(tmp_path)!r}); c.take('chair'); "
+    script += "p = c.folder / '.leases' / 'sofa.lease'; p.with_suffix('.' + c.token).touch(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT)
+    assert len(list((tmp_path / claims.LEASES).iterdir())) == 3
+    with Claims(tmp_path) as mine:
+        mine.take("chair")
+        assert sorted(path.suffix for path in (tmp_path / claims.LEASES).iterdir()) == [".beat", ".lease"]
+
+
 def test_where_there_are_no_locks_leases_do(tmp_path, monkeypatch):
     def refuse(file, offset):
         raise OSError(errno.ENOLCK, "No locks available")
