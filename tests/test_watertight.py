@@ -377,6 +377,14 @@ def test_the_judge_passes_parts_that_all_but_touch():
     assert "outward" in judged(deep, deep)[0]
 
 
+def test_the_judge_holds_stripes_thinner_than_a_cell_to_no_mean():
+    stripes = join(*(box([-1, -3e-4, z], [1, 3e-4, z + 0.1]) for z in np.arange(-1, 1, 0.2)))
+    h = field.spacing(64)
+    walls = join(*(box([-1 - h, -h, z - h], [1 + h, h, z + 0.1 + h]) for z in np.arange(-1, 1, 0.2)))
+    missed, figures = judged(stripes, walls.subdivide_to_size(4 * h))
+    assert figures["solid"] and figures["thin"] > 0.999 and figures["mean_all"] > 0.8 and "mean" not in missed
+
+
 def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
     h = field.spacing(64)
     for width, key in ((1.5 * h, "unreached"), (4 * h, "missed")):  # a ball of radius eps is 1.9 cells wide
