@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lib import field, mesh, points, score, vae, weights
-from lib.dataset import Claims, Item, collect, find_inputs, read_facts, sha256, write_facts, writing
+from lib.claims import Claims
+from lib.dataset import Item, collect, find_inputs, read_facts, sha256, write_facts, writing
+from lib.words import say
 
 CLOSED, SAMPLED, RENDERED, SHOWN, LATENT = (
     *("01_watertight", "02_sharp_sample", "03_render"),
@@ -286,7 +288,11 @@ def main(words: list[str] | None = None) -> int:
     top.add_argument("--resolution", type=int, default=256, help="of the old files: 256")
     top.add_argument("--vae", default="", help="whose latents the old ones are: a folder or checkpoint")
     asked = top.parse_args(words)
-    rows = adopt(asked.old, asked.meshes, asked.dataset, asked.resolution, asked.vae)
+    try:
+        rows = adopt(asked.old, asked.meshes, asked.dataset, asked.resolution, asked.vae)
+    except (ValueError, OSError) as error:
+        say(f"adopt stopped: {error}")
+        return 1
     for stage, _, _ in STAGES:
         mine = [row for row in rows if row["stage"] == stage]
         say(f"{stage}: {sum(row['adopted'] for row in mine)} of {len(mine)} taken over")
@@ -295,10 +301,6 @@ def main(words: list[str] | None = None) -> int:
             say(f"    {count} not: {reason}")
     say(f"each with its reason: {asked.dataset}/{asked.resolution}_adopted.csv. A normal run makes the rest.")
     return 0
-
-
-def say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 (a command's answer)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import joblib
 
-from lib.dataset import Claims, Item, archived, items, read_facts, sha256, sha256_of, write_text, writing
+from lib.claims import Claims
+from lib.dataset import Item, archived, items, read_facts, sha256, sha256_of, write_text, writing
 from lib.shard import FORMAT, MEMBERS, add, side, sidecar
 from lib.squeeze import ENDINGS, expand, squeeze
 from lib.store import Store

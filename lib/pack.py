@@ -10,6 +10,7 @@ from pathlib import Path
 from lib import archive, pairs, shard, store, verify
 from lib.archive import SIZED
 from lib.dataset import items, read_facts, sha256, writing
+from lib.words import say
 
 AUTHOR = {"MB a mesh": 108.5, "of these renders and features": 24.9}  # 1.6 TB and 368 GB of 14,752 meshes at 256
 
@@ -74,6 +75,9 @@ def do_archive(asked) -> int:
 
 def do_restore(asked) -> int:
     told = archive.restore(asked.place, asked.dataset, asked.resolution, asked.only)
+    if not (told["written"] or told["kept"] or told["differ"]):
+        of = f"nothing of {', '.join(asked.only)}" if asked.only else "no archives"
+        raise ValueError(f"{asked.place} holds {of} at {asked.resolution}. Look at place, --resolution and --only.")
     say(f"{told['written']} files written, {told['kept']} were there, {len(told['differ'])} differ and were left alone")
     for path in told["differ"]:
         say(f"differs: {path}. Remove it to have the archive's.")
@@ -197,10 +201,6 @@ def table(told: dict, features: float, latents: float) -> str:
         ("all", f"{before + rest:.2f}", f"{after + rest:.2f}", f"{AUTHOR['MB a mesh']:.1f}, a third: {third:.1f}"),
     ]
     return "\n".join(f"{a:34}{b:>12}{c:>10}   {d}" for a, b, c, d in rows)
-
-
-def say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 (a command's answer)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import joblib
 
-from lib.dataset import Claims, Item, archived, items, read_facts, replace, seal, sha256, write_facts
+from lib.claims import Claims
+from lib.dataset import Item, archived, items, read_facts, replace, seal, sha256, write_facts
 
 DAMAGED = ".damaged-"  # how the name of a file begins that was set aside
 

@@ -92,6 +92,15 @@ def test_archives_in_s3_lose_nothing(tmp_path, bucket, capsys):
     assert test_archive.content(tmp_path / "tree") == before
 
 
+def test_to_bring_back_from_where_nothing_is_fails(tmp_path, capsys):
+    test_archive.tree(tmp_path / "tree", 1)
+    code, said = run("restore", tmp_path / "nowhere", tmp_path / "tree", capsys=capsys)
+    assert code == 1 and "holds no archives at" in said and "--resolution" in said
+    assert run("archive", tmp_path / "tree", tmp_path / "there", "--jobs", 1, capsys=capsys)[0] == 0
+    code, said = run("restore", tmp_path / "there", tmp_path / "tree", "--only", "typo", capsys=capsys)
+    assert code == 1 and "holds nothing of typo at" in said
+
+
 def test_nothing_is_removed_if_s3_never_has_it_whole(tmp_path, bucket, capsys):
     test_archive.tree(tmp_path / "tree", 2)
     before = test_archive.content(tmp_path / "tree")
