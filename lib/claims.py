@@ -181,14 +181,24 @@ class Claims:
             return False
         moved = read(aside)
         if moved is not None and moved != holder:  # meanwhile somebody lives there
-            with contextlib.suppress(OSError):
-                write(path, moved, os.O_CREAT | os.O_EXCL)
+            put_back(aside, path)
         aside.unlink(missing_ok=True)
         return moved == holder
 
 
 def lease(folder: str | Path, key: str) -> Path:
     return Path(folder, LEASES, f"{key}.lease")
+
+
+def put_back(aside: Path, path: Path) -> None:
+    """The file itself, not what it says so far: its owner may be about to write. Unless a third one took its place."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without links
+        with contextlib.suppress(OSError):
+            write(path, read(aside) or "", os.O_CREAT | os.O_EXCL)
 
 
 def release(folder: str | Path, keys: list[str], token: str) -> None:

@@ -179,6 +179,34 @@ def test_who_buries_the_living_puts_it_back(machine, tmp_path):
     assert one.holds("chair") and not other.holds("chair")
 
 
+def test_who_buries_the_living_before_its_first_word_loses_none(machine, tmp_path, monkeypatch):
+    """The lease is created, then moved aside and put back by a slow one, and only then written."""
+    one, other = machine("one"), machine("other")
+    path, write = claims.lease(tmp_path, "chair"), os.write
+
+    def late(file, text):
+        if text.decode() == one._mine():
+            monkeypatch.setattr(os, "write", write)
+            assert not other._bury(path, "the one who had it before")
+        return write(file, text)
+
+    one.beat.begin()
+    monkeypatch.setattr(os, "write", late)
+    assert one.take("chair")
+    assert one.holds("chair") and not other.holds("chair")
+
+
+def test_a_disk_without_links_gets_a_copy(machine, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    one, other = machine("one"), machine("other")
+    one.take("chair")
+    assert not other._bury(claims.lease(tmp_path, "chair"), "the one who had it before")
+    assert one.holds("chair") and not other.holds("chair")
+
+
 def test_a_stale_handle_of_a_network_disk_is_no_answer(machine, monkeypatch):
     one, other = machine("one"), machine("other")
     one.take("chair")
