@@ -78,3 +78,9 @@ def match(anchors: torch.Tensor) -> torch.Tensor:
     cost = torch.cdist(places(anchors.shape[1]).to(anchors).expand_as(anchors), anchors).square()
     order = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
     return torch.tensor(np.stack(order), device=anchors.device)
+
+
+@torch.no_grad()
+def nearest(places: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Indices (B, T) of the points (B, N, 3) nearest to places (T, 3)."""
+    return torch.cdist(places.expand(len(points), -1, -1), points.to(places)).argmin(2)

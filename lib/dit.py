@@ -27,6 +27,7 @@ SIZES = {  # tiny is for a CPU and minutes; the others are the sizes of the DiT 
     "XL": Size(1152, 28, 16),
 }
 FREQUENCIES = 128  # of the time's code
+GLANCE = (8, 16)  # a picture at one glance: fields a side, numbers a field
 
 
 class DiT(nn.Module):
@@ -56,7 +57,10 @@ class DiT(nn.Module):
         self.time_in = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.patch_in = nn.Linear(features, width)
         self.patch_norm = nn.LayerNorm(width)
-        self.whole_in = nn.Linear(width, width)
+        self.glance_in = nn.Linear(width, GLANCE[1])
+        self.mlp_glance = nn.Sequential(
+            nn.Linear(GLANCE[0] ** 2 * GLANCE[1], 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+        )
         self.empty = nn.Parameter(0.02 * torch.randn(1, 1, width))  # what stands for a condition that is not there
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))  # shared, as in PixArt
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -103,11 +107,24 @@ class DiT(nn.Module):
         Features are (B, P, F) of one view, or (B, V, P, F) of several, whose patches stand in one row.
         """
         x = (features.float() - self.feature_mean) / self.feature_std
-        x = self.patch_norm(self.patch_in(x) + self.grid(x.shape[-2]))
+        x = self.patch_norm(self.patch_in(x) + self.grid(x.shape[-2]))  # (B, P, W) or (B, V, P, W)
+        whole = self.glance(x.view(len(x), -1, *x.shape[-2:]))  # (B, W)
         x = x.flatten(1, -2)  # (B, P, W)
         if keep is not None:
             x = torch.where(keep.view(-1, 1, 1), x, self.empty.to(x.dtype))
-        return x, self.whole_in(x.mean(1))
+            whole = torch.where(keep.view(-1, 1), whole, self.empty[0].to(whole.dtype))
+        return x, whole
+
+    def glance(self, x: Tensor) -> Tensor:
+        """Each view (B, V, P, W) as a whole, what lies where in it, and the mean of the views: (B, W).
+
+        Attention learns late where to look; until then a mean of patches, which tells no places, would be all there is.
+        """
+        side = math.isqrt(x.shape[2])
+        fields = self.glance_in(x).flatten(0, 1).unflatten(1, (side, side)).movedim(-1, 1)  # (B x V, 16, side, side)
+        if side != GLANCE[0]:
+            fields = nnf.interpolate(fields, GLANCE[:1] * 2, mode="area")
+        return self.mlp_glance(fields.flatten(1)).unflatten(0, x.shape[:2]).mean(1)
 
     def grid(self, patches: int) -> Tensor:
         """Where in its picture each patch lies, as sines and cosines: DINOv2 says so only faintly."""
@@ -230,7 +247,8 @@ def flops(model: DiT, tokens: int, patches: int) -> int:
     (width, depth, _), config = SIZES[model.config["size"]], model.config
     T, P, W = tokens, patches, width
     once = T * config["channels"] * W * 2 + P * config["features"] * W  # in and out; patches
-    once += W * (2 * FREQUENCIES + W + W + 6 * W + 2 * W)  # time, whole, modulations
+    once += P * W * GLANCE[1] + 2 * W * (GLANCE[0] ** 2 * GLANCE[1] + W)  # the glance
+    once += W * (2 * FREQUENCIES + W + 6 * W + 2 * W)  # time, modulations
     linear = T * W * W * (4 + 2 + 8) + P * W * W * 2  # self, cross, MLP; keys and values of patches
     attention = 2 * T * T * W + 2 * T * P * W
     return 2 * (once + depth * (linear + attention))

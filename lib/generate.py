@@ -235,17 +235,24 @@ def own(item: Item, tools: Tools, rng: np.random.Generator) -> np.ndarray | None
 
 
 def nearest_by_features(known: list[Asked], train: list[Item], tools: Tools) -> list[Item]:
-    """Of each picture, the training mesh with the view whose mean feature is most alike."""
+    """Of each picture, the training mesh with the view whose patches are most alike, each in its place."""
+    center, spread = (getattr(tools.model, f"feature_{name}").cpu().numpy() for name in ("mean", "std"))
+
+    def directions(features: np.ndarray) -> np.ndarray:
+        x = ((features.astype(np.float32) - center) / spread).reshape(len(features), -1)  # (n, P x F)
+        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+
+    Q = directions(look(known, tools))
+    most, nearest = np.full(len(known), -np.inf), [None] * len(known)
     suffix = f"_view_*_{SUFFIXES[tools.about['features']['map']]}_features.npz"
-    found = [(item, path) for item in train for path in sorted(Path(item.folder).glob(item.stem + suffix))]
-    if not found:
-        return []
-    X = np.stack([np.asarray(dino.read_features(path), np.float32).mean(0) for _, path in found])
-    Q = look(known, tools).astype(np.float32).mean(1)
-    center, spread = X.mean(0), np.maximum(X.std(0), 1e-6)
-    X, Q = ((some - center) / spread for some in (X, Q))
-    X, Q = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (X, Q))
-    return [found[k][0] for k in (Q @ X.T).argmax(1)]
+    for item in train:
+        paths = sorted(Path(item.folder).glob(item.stem + suffix))
+        if not paths:
+            continue
+        alike = (Q @ directions(np.stack([dino.read_features(path) for path in paths])).T).max(1)
+        for k in np.flatnonzero(alike > most):
+            most[k], nearest[k] = alike[k], item
+    return nearest if nearest[0] else []
 
 
 # -- what the notebook shows ------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ def latents(
     sha256: str,  # of the VAE: latents of another one are made again
     tokens: list,  # lengths; the longest has the plain name
     points: int,
+    anchors: str,
     seed: int,
     vae: str,
     device: str,
@@ -65,9 +66,11 @@ def seen(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def encode(questions: list, sha256: str, tokens: list, points: int, seed: int, vae: str, device: str) -> list[list]:
+def encode(
+    questions: list, sha256: str, tokens: list, points: int, anchors: str, seed: int, vae: str, device: str
+) -> list[list]:
     """Mean and logvar (T, C) of each length, for the points of several shapes; those of equal size go together."""
-    model = network(vae, device)
+    model = network(vae, device, anchors)
     if fingerprint(vae) != sha256:
         raise RuntimeError(f"vae = {vae!r} changed since this run began; start it again")
     answers: list[list] = [[] for _ in questions]
@@ -87,9 +90,10 @@ def encode(questions: list, sha256: str, tokens: list, points: int, seed: int, v
 
 
 @functools.lru_cache(1)
-def network(where: str, device: str) -> vae.VAE:
-    """One network a process."""
-    return vae.load(where, device)
+def network(where: str, device: str, anchors: str = "") -> vae.VAE:
+    """One network a process; its tokens look from where it was trained to, or from elsewhere."""
+    model = vae.load(where, device)
+    return model.look_from(anchors) if anchors else model
 
 
 @functools.lru_cache(4)
@@ -97,9 +101,9 @@ def fingerprint(where: str) -> str:
     return sha256(weights.file_of(where))
 
 
-def describe(where: str, device: str) -> dict:
+def describe(where: str, device: str, anchors: str = "") -> dict:
     """What a run is told of its VAE. Loads it once, so that an error comes before any work."""
-    model = network(where, device)
+    model = network(where, device, anchors)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     return {
         "weights": where,
@@ -108,6 +112,7 @@ def describe(where: str, device: str) -> dict:
         "million parameters": round(numbers / 1e6, 2),
         "tokens": model.config["tokens"],
         "channels": model.channels,
+        "anchors": model.config["anchors"],
         "ordered": model.ordered,
         "ancestors": model.config.get("ancestors", []),
         "clip": model.config["clip"],
@@ -123,8 +128,8 @@ def shares(device: str, jobs: int, batch: int) -> dict:
 
 def statistics(items: list[Item], about: dict, tokens: list) -> dict:
     """Mean and deviation of each channel over the train split, written as <dataset>/<R>_latent_stats.json."""
-    made = [item for item in items if read_facts(item).get(STAGE, {}).get("parameters", {}).get("sha256")]
-    made = [item for item in made if read_facts(item)[STAGE]["parameters"]["sha256"] == about["sha256"]]
+    alike = {name: about[name] for name in ("sha256", "anchors")}
+    made = [item for item in items if alike.items() <= read_facts(item).get(STAGE, {}).get("parameters", {}).items()]
     part = splits([item.name for item in made], items[0].dataset)
     train = [item for item in made if part[item.name] == "train"]
     if not train:
@@ -244,7 +249,8 @@ def title(about: dict, tokens: list) -> str:
     """Model, tokens, weights and device in one line."""
     return (
         f"{about['size']} ({about['million parameters']:g} M parameters, {about['weights']}, sha256 "
-        f"{about['sha256'][:12]}), {' and '.join(map(str, tokens))} tokens of {about['channels']}, on {about['device']}"
+        f"{about['sha256'][:12]}), {' and '.join(map(str, tokens))} {about['anchors']} tokens of {about['channels']}, "
+        f"on {about['device']}"
     )
 
 

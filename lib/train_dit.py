@@ -70,7 +70,7 @@ def learn(
     views: int = 1,  # shown at once
     posterior: str = "mean",  # or "sample": latents drawn from what the VAE thinks possible
     dropout: float = 0.1,  # share of samples that are shown nothing
-    times: tuple = (0.0, 1.0, 1.0),  # mean and deviation of their logit, and their shift
+    times: tuple = (0.0, 1.0, 3.0),  # mean and deviation of their logit, and their shift
     checkpointing: bool = False,
     draws: int = 8,  # of noise, time and view for each shape of a validation
     guidance: float = 2.0,  # of the samples on the way

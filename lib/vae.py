@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from lib import weights
-from lib.anchors import farthest, match, places, take
+from lib.anchors import farthest, match, nearest, places, take
 
 SMALLER = {"anchored": True, "qk_norm": True, "clip": 0.05}
 SIZES = {
@@ -42,14 +42,14 @@ MEANING = {
     "channels": "that a token has in the bottleneck",
     "frequencies": "of the Fourier features: 1, 2, 4 ...",
     "tokens": "that a shape usually becomes",
-    "anchors": "where tokens look from: 'farthest' points of the shape (published), 'matched' = those in the order of "
-    "fixed places (a second a shape at 2048 tokens), 'fixed' = the places themselves, an ordered set that is the same "
-    "for every shape, and of which many lie far from its surface",
+    "anchors": "where tokens look from: 'farthest' points of the shape (published); 'matched', those in the order of "
+    "fixed places (a second a shape at 2048 tokens); 'nearest', what is nearest to each place; or 'fixed', the places "
+    "themselves, the same for every shape, of which many lie far from its surface. The last two are easy to generate",
     "anchored": "after the bottleneck a token is told again where it looks from",
     "qk_norm": "queries and keys are normalised",
     "clip": "distance at which the field is cut off; it is given in this unit",
 }
-ANCHORS = ("farthest", "matched", "fixed")
+ANCHORS = ("farthest", "matched", "nearest", "fixed")
 MOST = 1 << 17  # of any count in a config: a slip must not ask for the whole memory
 CERTAIN = -30.0  # logvar of what is not uncertain, and the least there is
 
@@ -127,6 +127,15 @@ class VAE(nn.Module):
     def moving(self) -> bool:
         return self.config["anchored"] and self.config["anchors"] != "fixed"
 
+    def look_from(self, anchors: str) -> "VAE":
+        """Let tokens look from elsewhere than in training: the same network gives a set that has an order."""
+        kinds = [kind for kind in ANCHORS if (kind == "fixed") == (self.config["anchors"] == "fixed")]
+        if anchors not in kinds:
+            wanted = f"a VAE that learned {self.config['anchors']!r} ones takes {' or '.join(map(repr, kinds))}"
+            raise ValueError(f"anchors = {anchors!r}; {wanted}")
+        self.config["anchors"] = anchors
+        return self
+
     @property
     def ordered(self) -> bool:
         """Is token 7 of one shape about the same thing as token 7 of another?"""
@@ -177,6 +186,8 @@ class VAE(nn.Module):
                 f"tokens = {tokens}; wanted an even number, at most twice the points: "
                 f"{coarse.shape[1]} of the surface and {sharp.shape[1]} of sharp edges came"
             )
+        if self.config["anchors"] == "nearest":
+            return tuple(map(nearest, places(tokens).chunk(2), (coarse[..., :3], sharp[..., :3])))
         if coarse.shape == sharp.shape:  # a GPU looks for both in the time it takes for one
             return farthest(torch.cat([coarse, sharp])[..., :3], tokens // 2, seed).chunk(2)
         return farthest(coarse[..., :3], tokens // 2, seed), farthest(sharp[..., :3], tokens // 2, seed)

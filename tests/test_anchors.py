@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
-from lib.anchors import farthest, match, places, take
+from lib.anchors import farthest, match, nearest, places, take
 
 
 def cloud(batch, count):
@@ -53,3 +53,10 @@ def test_matching_gives_tokens_an_order_that_one_shape_shares_with_another():
     assert number > 0.9 and shape > 0.5
     number, shape = left(take(A, match(A)).view(12, 4, 32, 3))
     assert number < 0.35 and shape < 0.2
+
+
+def test_nearest_is_nearest():
+    points = cloud(3, 100)
+    found = take(points, nearest(places(9), points))
+    apart = (points[:, None] - places(9)[:, None]).square().sum(-1)  # (3, 9, 100)
+    assert torch.equal((found - places(9)).square().sum(-1), apart.min(2).values)

@@ -98,6 +98,14 @@ def test_a_patch_is_known_by_its_place():
         model(x, t, features[:, :8])
 
 
+def test_a_glance_knows_what_lies_where_and_not_how_fine_it_was_drawn():
+    model = make()
+    x = torch.randn(2, 1, 64, dit.SIZES["tiny"].width, generator=torch.Generator().manual_seed(0))
+    assert (model.glance(x.flip(2)) - model.glance(x)).abs().max() > 1e-3
+    finer = x.unflatten(2, (8, 8)).repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2, 3)  # 16 x 16 patches
+    assert torch.allclose(model.glance(finer), model.glance(x), atol=1e-5)
+
+
 def test_several_views_are_patches_in_one_row():
     model, (x, t, features) = make(), batch()
     views = torch.stack([features, batch(2)[2]], 1)  # (B, 2, P, F)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import dataset, latents, mesh, pool, vae
+from lib import anchors, dataset, latents, mesh, pool, vae
 
 RESOLUTION = 16
 LENGTHS = [8, 16]
@@ -62,10 +62,10 @@ def tetrahedron(size):
     return V, np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
 
 
-def run(tree, name="vae", batch=3, **options):
+def run(tree, name="vae", batch=3, anchors=""):
     folder, items = tree
-    about = latents.describe(str(folder / name), "cpu")
-    parameters = {"sha256": about["sha256"], "tokens": LENGTHS, "points": 64, "seed": 0} | options
+    about = latents.describe(str(folder / name), "cpu", anchors)
+    parameters = {"sha256": about["sha256"], "tokens": LENGTHS, "points": 64, "anchors": about["anchors"], "seed": 0}
     means = {"together": latents.encode, "means": {"vae": str(folder / name), "device": "cpu"}}
     inputs = (latents.SAMPLES,)
     table = pool.map(
@@ -133,11 +133,29 @@ def test_latents_of_another_vae_are_made_again_and_not_counted_before(done):
     assert np.abs(again - np.frombuffer(before, np.float16, offset=128)).max() < 4e-3
 
 
+def test_tokens_may_look_from_elsewhere_than_they_learned(done):
+    _, _, folder, items = done
+    table, about = run((folder, items), anchors="nearest")
+    assert set(table.status) == {"done", "quarantined"} and about["ordered"]
+    found = np.load(items[0].path("_latent_sample.npy"), allow_pickle=False)[:, -3:].astype(np.float32)
+    seen = [cloud[:, :3] for cloud in latents.seen(items[0].path(latents.SAMPLES), 64, 0)]
+    for cloud, half, some in zip(
+        seen, anchors.places(16).numpy().reshape(2, 8, 3), found.reshape(2, 8, 3), strict=True
+    ):
+        wanted = cloud[np.linalg.norm(half[:, None] - cloud, axis=-1).argmin(1)]
+        assert np.abs(some - wanted).max() < 1e-3
+    with pytest.raises(ValueError, match="none of 0 meshes with latents"):
+        latents.statistics(items, latents.describe(str(folder / "vae"), "cpu"), LENGTHS)
+    with pytest.raises(ValueError, match="anchors = 'fixed'; a VAE that learned 'matched' ones takes 'farthest' or"):
+        latents.describe(str(folder / "vae"), "cpu", "fixed")
+    run((folder, items))  # as the others find it
+
+
 def test_several_sizes_of_input_in_one_batch_keep_their_order(tree):
     folder, _ = tree
     rng = np.random.default_rng(3)
     clouds = [sphere_points(n, rng).astype(np.float32) for n in (64, 32, 64, 32)]
-    options = {"tokens": [8], "points": 0, "seed": 0, "vae": str(folder / "vae"), "device": "cpu"}
+    options = {"tokens": [8], "points": 0, "anchors": "", "seed": 0, "vae": str(folder / "vae"), "device": "cpu"}
     sha = latents.fingerprint(str(folder / "vae"))
     together = latents.encode([(c, c) for c in clouds], sha, **options)
     for cloud, [(mean, logvar)] in zip(clouds, together, strict=True):
@@ -149,7 +167,7 @@ def test_several_sizes_of_input_in_one_batch_keep_their_order(tree):
 
 def test_a_vae_that_gives_no_numbers_is_told_by_each_item(tree):
     item = tree[1][0]
-    asked = latents.latents(item, "", [8], 0, 0, "", "cpu")
+    asked = latents.latents(item, "", [8], 0, "", 0, "", "cpu")
     next(asked)
     with pytest.raises(ValueError, match="gave nan as a latent"):
         asked.send([(np.full((8, 4), np.nan), np.zeros((8, 4)))])
