@@ -121,14 +121,15 @@ def shares(device: str, jobs: int, batch: int) -> dict:
     return {"jobs": 3 if on_gpu and jobs < 0 else jobs, "batch": batch or (16 if on_gpu else 1)}
 
 
-def statistics(items: list[Item], about: dict, tokens: list) -> dict:
-    """Mean and deviation of each channel over the train split, written as <dataset>/<R>_latent_stats.json."""
-    made = [item for item in items if read_facts(item).get(STAGE, {}).get("parameters", {}).get("sha256")]
-    made = [item for item in made if read_facts(item)[STAGE]["parameters"]["sha256"] == about["sha256"]]
+def statistics(items: list[Item], about: dict, tokens: list) -> tuple[dict, str]:
+    """Mean and deviation of each channel over the train split, written as <dataset>/<R>_latent_stats.json; or {}, and
+    the words for what is missing."""
+    target = Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json")
+    made = [item for item in items if vae_of(item) == about["sha256"]]
     part = splits([item.name for item in made], items[0].dataset)
     train = [item for item in made if part[item.name] == "train"]
     if not train:
-        raise ValueError(f"none of {len(made)} meshes with latents is in the train split, whose statistics are wanted")
+        return {}, missing(target, len(items), list(part.values()))
     lengths = {}
     for length in tokens:
         tail = "" if length == max(tokens) else f"_{length}"
@@ -144,8 +145,33 @@ def statistics(items: list[Item], about: dict, tokens: list) -> dict:
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
     stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
-    write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), json.dumps(stats, indent=1))
-    return stats
+    write_text(target, json.dumps(stats, indent=1))
+    return stats, ""
+
+
+def vae_of(item: Item) -> str:
+    """The hash of the VAE that an item's latents are of; "" where it has none."""
+    return read_facts(item).get(STAGE, {}).get("parameters", {}).get("sha256", "")
+
+
+def missing(target: Path, count: int, parts: list[str]) -> str:
+    """Why there are no statistics, and what to do."""
+    if not parts:
+        return f"None of {count} meshes has latents of this VAE: {target.name} was not written. Why stands further up."
+    told = " and ".join(f"{parts.count(name)} in {name}" for name in ("val", "test") if name in parts)
+    return (
+        f"No mesh of the train split has latents: of {len(parts)} that have them, {told}. {target.name}, the mean and "
+        "deviation over train that 06_train_dit scales by, was not written. To look at latents and surfaces it is not "
+        f"needed. To learn, add meshes (limit = 0 takes all), or say in {target.with_name('split.json')} from whom to "
+        'learn, as {"train": ["a mesh\'s name", ...]}, and run this again.'
+    )
+
+
+def deviations(stats: dict) -> str:
+    """Of the channels, the least and the most."""
+    if not stats:
+        return "No deviation of channels: no mesh to take it over."
+    return f"deviation of the {stats['channels']} channels: {min(stats['std']):.3f} to {max(stats['std']):.3f}"
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -212,6 +238,8 @@ def drawable(V: np.ndarray, F: np.ndarray, facts: dict) -> tuple | str:
 
 def by_depth(found: pd.DataFrame) -> pd.DataFrame:
     """Means over the shapes at each depth, beside the author's figures; the longest latents only."""
+    if found.empty:
+        return found
     longest = found[found["tokens"] == found["tokens"].max()].copy()
     whole = longest["result"] == "whole"
     columns = ["seconds", "queries", "per_corner", "of_dense", "gpu_allocated_gib", "gpu_reserved_gib", "peak_gib"]
@@ -273,6 +301,8 @@ def came(item: Item):
 
 def curves(found: pd.DataFrame):
     """Seconds and queries against depth; error against depth and against the number of tokens."""
+    if found.empty:
+        return picture.placard("Nothing was decoded.")
     whole = found[found["result"] == "whole"]
     longest, least = whole[whole["tokens"] == whole["tokens"].max()], whole[whole["depth"] == whole["depth"].min()]
     with chart.canvas(2.6, 1, 3) as (figure, axes):
