@@ -1,13 +1,9 @@
 """A field's surface from few of its values: a coarse grid, refined where it may be crossed, then along the surface.
 
-The grid has 2^depth cells along each side of the box [-BOX, BOX]; corner i lies exactly at i * 2 * BOX / 2^depth - BOX.
-A corner is one int64 key, its three indices side by side, at the finest level for all levels: keys sort like (i, j, k),
-a neighbour's key is a sum, and no corner is asked twice. A ring of corners outside the box, which are never asked and
-always outside, closes what the box cuts. All of it is torch, on the device where the field is.
+What is known of the grid, and how its corners are named, stands in `corners`.
 """
 
 import time
-from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -15,21 +11,15 @@ import numpy as np
 import torch
 
 from lib import memory
+from lib.corners import FAR, ORIGIN, PIECE, STEPS, Field, Known, Query, pieces, unique, unpack
 from lib.cubes import OFFSETS, triangles
 from lib.dataset import BOX
 
-BITS = 13  # an index in a key, so that three and two more bits make an int64 at any depth that fits a memory
 DEEPEST = 11
-ORIGIN = 1  # added to every index, for the ring
-STEPS = (1 << 2 * BITS, 1 << BITS, 1)  # to the next corner along x, y, z
-FAR = 1e6  # below any value: outside the box
 NEAR = 1e-3  # of a cell: no vertex lies closer to a corner, so that no face is degenerate where a value is zero
 BAND = 0.95  # of the clip: farther values say only "far"
+BENDS = 4.0  # times what a field bends beside a cell it may bend in it: from here on no sheet can hide, see bend
 SEEN = 0.015  # radius that the default start finds for sure, if the field is a distance
-CELL_BYTES = 200  # memory that a corner takes, with its part of cells and faces: 140 measured at depth 10
-PIECE = 1 << 18  # cells at once: bounds the memory of what is computed about them
-
-Query = Callable[[torch.Tensor], torch.Tensor]  # points (n, 3) -> values (n,), positive inside
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -66,7 +56,7 @@ def decode(
     watch("extract")
     facts = {"depth": depth, "exact": exact, "queries": field.asked, "cells": len(cells), "corners": corners}
     facts |= {"per_corner": field.asked / max(corners, 1), "of_dense": field.asked / (2**depth + 1) ** 3}
-    facts |= {"rounds": rounds, "vertices": len(V), "faces": len(F), "cut": field.cut}
+    facts |= {"rounds": rounds, "vertices": len(V), "faces": len(F), "cut": field.cut, "chunk": field.chunk}
     facts |= watch.seconds | {"seconds_query": round(field.seconds, 4)} | memory.peaks(device)
     return V, F, facts
 
@@ -120,6 +110,11 @@ def bound(level: int, depth: int, clip: float) -> float:
     return min(BAND, slope * span(level) / clip)
 
 
+def bends_show(level: int, depth: int, clip: float) -> bool:
+    """Is this the last level, and does the clip leave of the field what lies about a cell, to see it bend?"""
+    return level == depth - 1 and BAND * clip >= 2 * BOX / 2**level
+
+
 class Watch:
     """Seconds by step; waits for the GPU."""
 
@@ -136,170 +131,6 @@ class Watch:
         self.last = now
 
 
-# -- what is known of the field ---------------------------------------------------------------------------------------
-
-
-class Known:
-    """Sorted keys with a value each, in a few pieces that double in size: adding a little costs little."""
-
-    def __init__(self, dtype: torch.dtype, device):
-        self.pieces = [(torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=dtype, device=device))]
-
-    def __len__(self) -> int:
-        return sum(len(keys) for keys, _ in self.pieces)
-
-    def add(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Sorted keys, none of them known."""
-        self.pieces.append((keys, values))
-        while len(self.pieces) > 1 and 2 * len(self.pieces[-1][0]) >= len(self.pieces[-2][0]):
-            self.pieces.append(merged(self.pieces.pop(-2), self.pieces.pop()))
-
-    def find(self, keys: torch.Tensor, above: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of keys (...), and which of them are known.
-
-        With `above` also of the keys that much above, as (..., 2): for no more searches, if no key between is known.
-        """
-        value = self.pieces[0][1].new_zeros((*keys.shape, 2) if above else keys.shape)
-        known = torch.zeros(value.shape, dtype=torch.bool, device=keys.device)
-        for have, values in self.pieces:
-            if not len(have):
-                continue
-            at = torch.searchsorted(have, keys)
-            for wanted, found, is_known in (
-                [(keys, value[..., 0], known[..., 0]), (keys + above, value[..., 1], known[..., 1])]
-                if above
-                else [(keys, value, known)]
-            ):
-                place = at.clamp(max=len(have) - 1)
-                hit = have[place] == wanted
-                torch.where(hit, values[place], found, out=found)
-                is_known |= hit
-                at += hit
-        return value, known
-
-    def all(self) -> tuple[torch.Tensor, torch.Tensor]:
-        while len(self.pieces) > 1:
-            self.pieces.append(merged(self.pieces.pop(-2), self.pieces.pop()))
-        return self.pieces[0]
-
-
-def merged(a: tuple, b: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two sorted pieces as one; they have no key in common."""
-    if not len(a[0]) or not len(b[0]):
-        return a if len(a[0]) else b
-    keys, values = torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
-    on_cpu = keys.device.type == "cpu"  # numpy merges runs, ten times as fast as torch sorts
-    order = torch.from_numpy(np.argsort(keys.numpy(), kind="stable")) if on_cpu else keys.argsort()
-    return keys[order], values[order]
-
-
-def unique(keys: torch.Tensor) -> torch.Tensor:
-    """Sorted, each key once. Fastest (on CPUs) for a few sorted runs, one after the other."""
-    keys = keys.flatten()
-    keys = torch.from_numpy(np.sort(keys.numpy(), kind="stable")) if keys.device.type == "cpu" else keys.sort()[0]
-    first = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-    torch.ne(keys[1:], keys[:-1], out=first[1:])
-    return keys[first]
-
-
-class Field:
-    """The values of corners: known ones are looked up, others asked, in chunks."""
-
-    def __init__(self, query: Query, depth: int, device, chunk: int = 0):
-        self.query, self.depth, self.device, self.chunk = query, depth, device, chunk
-        self.last = 2**depth  # index of the last corner
-        self.known = Known(torch.float32, device)
-        self.asked, self.seconds, self.cut = 0, 0.0, False
-        self.columns = torch.tensor(OFFSETS[::2] @ STEPS, device=device)[:, None]  # (4, 1) corners that lie lowest
-        self.room = memory.free(device) // CELL_BYTES
-
-    def __call__(self, keys: torch.Tensor, above: int = 0) -> torch.Tensor:
-        """Values of corners, keys of any shape; with `above` see Known.find."""
-        values, known = self.known.find(keys, above)
-        if not known.all():
-            both = torch.stack([keys, keys + above], -1) if above else keys
-            missing = both[~known]
-            new = unique(missing)
-            values[~known] = self.add(new)[torch.searchsorted(new, missing)]
-        return values
-
-    def corners(self, cells: torch.Tensor, size: int = 1) -> torch.Tensor:
-        """Values of the corners of cells, (8, c). No finer corner may be known."""
-        values = self(cells + self.columns * size, size)  # (4, c, 2)
-        return values.movedim(2, 1).flatten(0, 1)
-
-    def add(self, keys: torch.Tensor) -> torch.Tensor:
-        """Ask for sorted keys that are not known."""
-        if len(self.known) + len(keys) > self.room:
-            raise MemoryError(
-                f"depth {self.depth}: over {len(self.known):,} corners near the surface, more than this memory holds. "
-                "A trained field has fewer: was this one trained? Else take a smaller depth."
-            )
-        ijk = unpack(keys)
-        inside = ((ijk >= 0) & (ijk <= self.last)).all(-1)
-        values = torch.full(keys.shape, -FAR, device=self.device)
-        values[inside] = self.ask(ijk[inside])
-        self.known.add(keys, values)
-        border = inside & ((ijk == 0) | (ijk == self.last)).any(-1)
-        self.cut |= bool((values[border] > 0).any())
-        return values
-
-    @torch.inference_mode()
-    def ask(self, ijk: torch.Tensor) -> torch.Tensor:
-        """Query corners (n, 3)."""
-        begin, values, done = time.perf_counter(), [], 0
-        while done < len(ijk):
-            part = ijk[done : done + (self.chunk or 1 << 14)]
-            points = part.to(torch.float32) * (2 * BOX / self.last) - BOX  # (n, 3)
-            found = self.measured(points)
-            if found.shape != (len(points),):
-                raise ValueError(f"the query gave {tuple(found.shape)} for {len(points)} points; wanted a value each")
-            values.append(found.float())
-            done += len(part)
-            if not torch.isfinite(values[-1]).all():
-                self.refuse(points, values[-1])
-        self.asked += len(ijk)
-        values = torch.cat(values).clamp_(-FAR / 10, FAR / 10) if values else torch.empty(0, device=self.device)
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - begin
-        return values
-
-    def measured(self, points: torch.Tensor) -> torch.Tensor:
-        """One call. On a GPU the first one of any size tells what a point takes, and so how many the next may have."""
-        if self.chunk:
-            return self.query(points)
-        if torch.device(self.device).type != "cuda":
-            self.chunk = 1 << 15  # what a query makes of them still fits the caches, or nearly
-            return self.query(points)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        found = self.query(points)
-        each = (torch.cuda.max_memory_allocated(self.device) - before) / len(points)
-        room = min(memory.free(self.device) / 4, memory.GIB)
-        self.chunk = int(min(max(room / max(each, 1), 1 << 10), 1 << 20))
-        return found
-
-    def refuse(self, points: torch.Tensor, values: torch.Tensor) -> None:
-        bad = ~torch.isfinite(values)
-        place = ", ".join(f"{x:.3f}" for x in points[bad][0].tolist())
-        raise ValueError(
-            f"the query gave {values[bad][0].item()} at {int(bad.sum()):,} of {len(values):,} points, first at "
-            f"({place}). Wanted numbers: look at the latents and at the model's weights."
-        )
-
-
-def unpack(keys: torch.Tensor) -> torch.Tensor:
-    """Indices (..., 3) of keys."""
-    mask = (1 << BITS) - 1
-    return torch.stack([keys >> 2 * BITS, keys >> BITS & mask, keys & mask], -1) - ORIGIN
-
-
-def pieces(keys: torch.Tensor) -> Iterator[torch.Tensor]:
-    """At least one, if an empty one."""
-    return (keys[n : n + PIECE] for n in range(0, max(len(keys), 1), PIECE))
-
-
 # -- step 1: cells that may hold the surface --------------------------------------------------------------------------
 
 
@@ -308,23 +139,52 @@ def descend(field: Field, start: int, seek: int, clip: float, exact: bool) -> to
 
     Their corners are known then.
     """
-    size, offsets = 1 << field.depth - start, torch.tensor(OFFSETS @ STEPS, device=field.device)[:, None]
+    size = 2 << field.depth - start  # of a cell whose eight halves are looked at together
+    offsets, lattice = (steps_to(n, field.device) for n in (2, 3))
     side = torch.arange(0, field.last, size, device=field.device) + ORIGIN
     cells = (side[:, None, None] * STEPS[0] + side[:, None] * STEPS[1] + side).flatten()
     for level in range(start, seek):
-        size = 1 << field.depth - level
+        size //= 2
         limit = bound(level, field.depth, clip)
         halved = []
-        for part in pieces(cells):
-            value = field.corners(part, size)  # (8, c)
-            inside = value > 0
-            near = (inside.any(0) & ~inside.all(0)) | (value.abs().amin(0) < limit)
-            halved.append(unique(part[near] + offsets * (size // 2)))
+        for part in pieces(cells, PIECE // 8):
+            value = field(part + lattice * size).view(3, 3, 3, -1)
+            gap = gaps(value)  # (8, c)
+            near = gap < limit
+            if exact and bends_show(level, field.depth, clip):
+                near &= (gap <= 0) | (gap < BENDS * bend(value))
+            halved.append(unique((part + offsets * size)[near]))
         cells = torch.cat(halved)
         cells = unique(cells) if len(halved) > 1 else cells
+    cells = unique(torch.cat([unique(part + offsets * (size // 2)) for part in pieces(cells, PIECE // 8)]))
     for part in pieces(cells):
-        field.corners(part, 1 << field.depth - seek)
+        field.corners(part, size // 2)
     return cells
+
+
+def steps_to(count: int, device) -> torch.Tensor:
+    """From the first corner to so many along each side, (count^3, 1), in the order of their keys."""
+    ijk = torch.tensor(list(np.ndindex((count,) * 3)), device=device)
+    return (ijk * torch.tensor(STEPS, device=device)).sum(1, keepdim=True)
+
+
+def gaps(value: torch.Tensor) -> torch.Tensor:
+    """How far the nearest corner of each half (8, c) is from the other sign; not above 0 where there are both."""
+    low, high = value, value  # (3, 3, 3, c)
+    for axis in range(3):
+        low = torch.minimum(low.narrow(axis, 0, 2), low.narrow(axis, 1, 2))
+        high = torch.maximum(high.narrow(axis, 0, 2), high.narrow(axis, 1, 2))
+    return torch.maximum(low, -high).flatten(0, 2)  # (2, 2, 2, c) before
+
+
+def bend(value: torch.Tensor) -> torch.Tensor:
+    """How far a field leaves what is linear between corners, by the greatest second differences of 27 (3, 3, 3, c).
+
+    The distance to a sheet between corners has second differences of twice the least value at least along any line
+    through it, so that BENDS of 4 find it however thin it is; a ball that smallest() promises needs 1.9. Where the
+    field only comes near zero, it bends no more than elsewhere.
+    """
+    return sum(value.diff(2, axis).abs().flatten(0, 2).amax(0) for axis in range(3)) / 8  # (c,)
 
 
 def bisect(field: Field, cells: torch.Tensor, size: int) -> None:

@@ -14,13 +14,14 @@ import torch
 from lib import chart, memory, mesh, pairs, picture, points, score, vae, weights
 from lib.dataset import Item, read_facts, sha256, splits, write_text
 from lib.decode import smallest
+from lib.simplify import thinned
 from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
 STAGE = "05_latents"
 choose = memory.choose  # the notebook asks it
 COMPARED = 30_000  # points of either surface whose distances are the error
-DRAWN = 4_000_000  # faces that a picture shows; VTK takes about 250 bytes a face
+DRAWN = 1_000_000  # faces of a picture: more than it has pixels; VTK takes about 250 bytes a face
 AUTHOR = {8: (27, 2.1), 9: (210, 6.1), 10: (1800, 23.7)}  # seconds and GB, every grid point asked, on a 3090
 
 # -- encoding ---------------------------------------------------------------------------------------------------------
@@ -126,14 +127,15 @@ def shares(device: str, jobs: int, batch: int) -> dict:
     return {"jobs": 3 if on_gpu and jobs < 0 else jobs, "batch": batch or (16 if on_gpu else 1)}
 
 
-def statistics(items: list[Item], about: dict, tokens: list) -> dict:
-    """Mean and deviation of each channel over the train split, written as <dataset>/<R>_latent_stats.json."""
-    alike = {name: about[name] for name in ("sha256", "anchors")}
-    made = [item for item in items if alike.items() <= read_facts(item).get(STAGE, {}).get("parameters", {}).items()]
+def statistics(items: list[Item], about: dict, tokens: list) -> tuple[dict, str]:
+    """Mean and deviation of each channel over the train split, written as <dataset>/<R>_latent_stats.json; or {}, and
+    the words for what is missing."""
+    target = Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json")
+    made = [item for item in items if is_of(item, about)]
     part = splits([item.name for item in made], items[0].dataset)
     train = [item for item in made if part[item.name] == "train"]
     if not train:
-        raise ValueError(f"none of {len(made)} meshes with latents is in the train split, whose statistics are wanted")
+        return {}, missing(target, len(items), list(part.values()))
     lengths = {}
     for length in tokens:
         tail = "" if length == max(tokens) else f"_{length}"
@@ -149,8 +151,34 @@ def statistics(items: list[Item], about: dict, tokens: list) -> dict:
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
     stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
-    write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), json.dumps(stats, indent=1))
-    return stats
+    write_text(target, json.dumps(stats, indent=1))
+    return stats, ""
+
+
+def is_of(item: Item, about: dict) -> bool:
+    """Are an item's latents of this VAE, its tokens looking from where they do now?"""
+    made_with = read_facts(item).get(STAGE, {}).get("parameters", {})
+    return all(made_with.get(name) == about[name] for name in ("sha256", "anchors"))
+
+
+def missing(target: Path, count: int, parts: list[str]) -> str:
+    """Why there are no statistics, and what to do."""
+    if not parts:
+        return f"None of {count} meshes has latents of this VAE: {target.name} was not written. Why stands further up."
+    told = " and ".join(f"{parts.count(name)} in {name}" for name in ("val", "test") if name in parts)
+    return (
+        f"No mesh of the train split has latents: of {len(parts)} that have them, {told}. {target.name}, the mean and "
+        "deviation over train that 06_train_dit scales by, was not written. To look at latents and surfaces it is not "
+        f"needed. To learn, add meshes (limit = 0 takes all), or say in {target.with_name('split.json')} from whom to "
+        'learn, as {"train": ["a mesh\'s name", ...]}, and run this again.'
+    )
+
+
+def deviations(stats: dict) -> str:
+    """Of the channels, the least and the most."""
+    if not stats:
+        return "No deviation of channels: no mesh to take it over."
+    return f"deviation of the {stats['channels']} channels: {min(stats['std']):.3f} to {max(stats['std']):.3f}"
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -209,14 +237,14 @@ def warm_up(model: vae.VAE) -> None:
 
 
 def drawable(V: np.ndarray, F: np.ndarray, facts: dict) -> tuple | str:
-    """A mesh as pictures take it, or why there is none."""
-    if facts["result"] != "whole":
-        return facts["result"]
-    return (V, F) if len(F) <= DRAWN else f"{len(F):,} faces, too many to draw"
+    """A mesh as pictures take it, with the number of faces that it had; or why there is none."""
+    return facts["result"] if facts["result"] != "whole" else (*thinned(V, F, DRAWN), len(F))
 
 
 def by_depth(found: pd.DataFrame) -> pd.DataFrame:
     """Means over the shapes at each depth, beside the author's figures; the longest latents only."""
+    if found.empty:
+        return found
     longest = found[found["tokens"] == found["tokens"].max()].copy()
     whole = longest["result"] == "whole"
     columns = ["seconds", "queries", "per_corner", "of_dense", "gpu_allocated_gib", "gpu_reserved_gib", "peak_gib"]
@@ -260,25 +288,33 @@ def pictures(rows: pd.DataFrame, meshes: dict, dataset: str, resolution: int, de
     shown, titles = [], []
     for name in rows["item"]:
         item = Item(name, "", "", str(dataset), resolution)
-        shown.append(came(item))
-        titles.append(f"{name}\nthe shape")
+        shape = came(item)
+        shown.append(shape if isinstance(shape, str) else shape[:2])
+        titles.append(f"{name}\nthe shape" + ("" if isinstance(shape, str) else f", {faces(*shape)}"))
         for depth in depths:
             made = meshes[name, tokens, depth]
-            shown.append(made)
-            titles.append(f"depth {depth}\n" + ("" if isinstance(made, str) else f"{len(made[1]):,} faces"))
+            shown.append(made if isinstance(made, str) else made[:2])
+            titles.append(f"depth {depth}\n" + ("" if isinstance(made, str) else faces(*made)))
     alt = f"Shapes and what their latents decode to at depth {', '.join(map(str, depths))}"
     return picture.contact_sheet(shown, titles, 1 + len(depths), together=1 + len(depths), alt=alt, **view)
 
 
-def came(item: Item):
+def faces(V: np.ndarray, F: np.ndarray, count: int) -> str:
+    """How many a mesh has, and how many of them are in the picture."""
+    return f"{count:,} faces" + (f", drawn as {len(F):,}" if len(F) < count else "")
+
+
+def came(item: Item) -> tuple | str:
     try:
-        return mesh.read(item.path("_normalized.obj"))
+        return drawable(*mesh.read(item.path("_normalized.obj")), {"result": "whole"})
     except ValueError as error:
         return f"cannot be read: {error}"
 
 
 def curves(found: pd.DataFrame):
     """Seconds and queries against depth; error against depth and against the number of tokens."""
+    if found.empty:
+        return picture.placard("Nothing was decoded.")
     whole = found[found["result"] == "whole"]
     longest, least = whole[whole["tokens"] == whole["tokens"].max()], whole[whole["depth"] == whole["depth"].min()]
     with chart.canvas(2.6, 1, 3) as (figure, axes):

@@ -193,7 +193,9 @@ def statistics(items: list[Item], records: dict, source: Tree | Shards) -> dict:
         assert stats["sha256"] and isinstance(stats["ordered"], bool)
         assert mean.ndim == 1 and mean.shape == std.shape and np.isfinite(mean).all() and (std > 0).all()
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise ValueError(f"{path} is missing or damaged. Run 05_latents to its end.") from None
+        raise ValueError(
+            f"{path} is missing or damaged. Run 05_latents to its end, which says what it lacks if it cannot write it."
+        ) from None
     foreign = [item.name for item in items if vae_of(records[item.name]) != stats["sha256"]]
     if foreign:
         raise ValueError(

@@ -107,7 +107,8 @@ def test_the_ledger_tells_of_each_and_why_one_was_put_aside(done):
 
 def test_statistics_are_over_the_train_split_alone(done):
     _, about, folder, items = done
-    stats = latents.statistics(items, about, LENGTHS)
+    stats, missing = latents.statistics(items, about, LENGTHS)
+    assert missing == "" and latents.deviations(stats).startswith("deviation of the")
     assert stats == json.loads((folder / "tree" / "16_latent_stats.json").read_text())
     for length, tail in ((16, ""), (8, "_8")):
         every = np.concatenate([np.load(item.path(f"_latent_sample{tail}.npy")) for item in items[:3]]).astype(float)
@@ -117,14 +118,36 @@ def test_statistics_are_over_the_train_split_alone(done):
     assert stats["sha256"] == about["sha256"] and stats["vae"] == about["weights"] and stats["ordered"] is True
 
 
+def test_without_a_mesh_to_learn_from_it_says_what_is_missing_and_what_to_do(done):
+    _, about, folder, items = done
+    target = folder / "tree" / "16_latent_stats.json"
+    target.unlink(missing_ok=True)
+    stats, missing = latents.statistics(items[3:], about, LENGTHS)
+    assert stats == {} and not target.exists()
+    for words in ("of 3 that have them, 2 in val and 1 in test", "16_latent_stats.json", "06_train_dit", "limit = 0"):
+        assert words in missing
+    assert f"{folder / 'tree' / 'split.json'} from whom" in missing
+    example = json.loads(missing[missing.index("{") : missing.index("}") + 1].replace(", ...", ""))
+    assert dataset.splits(list(example["train"]), folder) and latents.deviations(stats).startswith("No deviation")
+    assert "of 1 that have them, 1 in test." in latents.statistics(items[5:6], about, LENGTHS)[1]
+
+
+def test_where_nothing_came_through_the_notebook_gets_to_its_verdict(done):
+    ledger, _, folder, _ = done
+    none = ledger.iloc[[6]].head(0)
+    found, meshes = latents.costs(none, str(folder / "tree"), RESOLUTION, [5], LENGTHS, str(folder / "vae"), "cpu")
+    assert found.empty and latents.by_depth(found).empty and b"PNG" in latents.curves(found).data[:8]
+    assert b"PNG" in latents.pictures(none, meshes, str(folder / "tree"), RESOLUTION, [5]).data[:8]
+
+
 def test_latents_of_another_vae_are_made_again_and_not_counted_before(done):
     _, _, folder, items = done
     assert set(run((folder, items))[0].status) == {"kept", "quarantined"}
     torch.manual_seed(1)
     vae.save(vae.build("tiny"), folder / "other")
     other = latents.describe(str(folder / "other"), "cpu")
-    with pytest.raises(ValueError, match="none of 0 meshes with latents is in the train split"):
-        latents.statistics(items, other, LENGTHS)
+    stats, missing = latents.statistics(items, other, LENGTHS)
+    assert stats == {} and missing.startswith("None of 7 meshes has latents of this VAE: 16_latent_stats.json was not")
     before = items[0].path("_latent_sample.npy").read_bytes()
     assert set(run((folder, items), "other")[0].status) == {"done", "quarantined"}
     assert items[0].path("_latent_sample.npy").read_bytes() != before
@@ -144,8 +167,7 @@ def test_tokens_may_look_from_elsewhere_than_they_learned(done):
     ):
         wanted = cloud[np.linalg.norm(half[:, None] - cloud, axis=-1).argmin(1)]
         assert np.abs(some - wanted).max() < 1e-3
-    with pytest.raises(ValueError, match="none of 0 meshes with latents"):
-        latents.statistics(items, latents.describe(str(folder / "vae"), "cpu"), LENGTHS)
+    assert latents.statistics(items, latents.describe(str(folder / "vae"), "cpu"), LENGTHS)[0] == {}
     with pytest.raises(ValueError, match="anchors = 'fixed'; a VAE that learned 'matched' ones takes 'farthest' or"):
         latents.describe(str(folder / "vae"), "cpu", "fixed")
     run((folder, items))  # as the others find it
@@ -232,9 +254,23 @@ def test_out_of_memory_is_a_row(done, monkeypatch):
     shown = latents.pictures(rows, meshes, str(folder / "tree"), RESOLUTION, [5, 7])
     assert (
         len(shown[0][1]) == 4
-        and shown[1] == meshes[ledger["item"][0], 16, 5]
+        and shown[1] == meshes[ledger["item"][0], 16, 5][:2]
         and shown[2].startswith("out of memory: depth 7")
     )
+
+
+def test_what_has_too_many_faces_is_thinned_for_its_picture_which_says_so(done, monkeypatch):
+    ledger, _, folder, _ = done
+    ball_vae(monkeypatch)
+    monkeypatch.setattr(latents.picture, "contact_sheet", lambda meshes, titles, *_, **__: (meshes, titles))
+    monkeypatch.setattr(latents, "DRAWN", 5000)
+    rows, place = ledger.head(1), (str(folder / "tree"), RESOLUTION)
+    found, meshes = latents.costs(rows, *place, [5, 6], [16], "", "cpu")
+    shown, titles = latents.pictures(rows, meshes, *place, [5, 6])
+    few, many = found["faces"]
+    assert few <= 5000 < many and len(shown[1][1]) == few and 2500 < len(shown[2][1]) <= 5000
+    assert titles[0] == f"{ledger['item'][0]}\nthe shape, 4 faces" and titles[1] == f"depth 5\n{few:,} faces"
+    assert titles[2] == f"depth 6\n{many:,} faces, drawn as {len(shown[2][1]):,}"
 
 
 def test_a_gpu_that_is_full_is_a_row(done, monkeypatch):
