@@ -1,7 +1,6 @@
 """05: every shape to its VAE latents, and what it costs to decode them at each depth of the octree."""
 
 import functools
-import json
 import os
 import time
 from collections.abc import Generator
@@ -14,6 +13,7 @@ import torch
 from lib import chart, memory, mesh, pairs, picture, points, score, vae, weights
 from lib.dataset import Item, read_facts, sha256, splits, write_text
 from lib.decode import smallest
+from lib.seals import sealed
 from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
@@ -144,7 +144,7 @@ def statistics(items: list[Item], about: dict, tokens: list) -> dict:
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
     stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
-    write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), json.dumps(stats, indent=1))
+    write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), sealed(stats, 1))
     return stats
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lib import cutout, dino, shard
 from lib.dataset import Item, read_facts, splits
+from lib.seals import unsealed
 from lib.shard import Member, Shards
 
 SUFFIXES = {"image": "dinov2", "depth": "depth", "normal": "normal"}  # in the names of features
@@ -88,13 +89,18 @@ def read(
 class Tree:
     """Where everything is, if it lies in files of its own. lib.shard.Shards is the same for what is packed."""
 
-    facts, splits = staticmethod(read_facts), staticmethod(splits)
+    splits = staticmethod(splits)
+
+    def facts(self, item: Item) -> dict:
+        """What is asked of the two stages' records; a million whole ones would fill the memory."""
+        found = {stage: record for stage, record in read_facts(item).items() if stage in (LATENTS, FEATURES)}
+        return {stage: {k: record[k] for k in ("parameters", "facts", "outputs")} for stage, record in found.items()}
 
     def file(self, item: Item, suffix: str) -> Path:
         return item.path(suffix)
 
     def statistics(self, item: Item) -> dict:
-        return json.loads(Path(item.dataset, f"{item.resolution}_latent_stats.json").read_text(encoding="utf-8"))
+        return unsealed(Path(item.dataset, f"{item.resolution}_latent_stats.json").read_bytes())
 
     def extent(self, item: Item, view: int) -> float | None:
         return extent(item, view)

@@ -1,13 +1,13 @@
 """Where packed files lie: a folder, or a bucket by fsspec (s3://bucket/prefix); verified, or not there."""
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lib.dataset import PARTIAL, seal, sha256, sha256_of, writing
+from lib.dataset import PARTIAL, sha256, sha256_of, writing
+from lib.seals import sealed, unsealed
 
 TRIES = 5  # of each request, before its error is told
 PAUSE = 0.5  # seconds before the second try, and twice as many before each one after it
@@ -108,20 +108,16 @@ class Store:
 
     def write_json(self, name: str, value: dict) -> None:
         """An index; it carries a hash of itself."""
-        self.write(name, json.dumps(value | {"seal": seal(value)}).encode())
+        self.write(name, sealed(value).encode())
 
     def read_json(self, name: str) -> dict:
         """An index as it was written, or an error: it is asked again while its bits are others."""
 
         def once() -> dict:
             try:
-                value = json.loads(self.read(name))
-                sound = value["seal"] == seal(value)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                sound = False
-            if not sound:
-                raise Torn(f"{self.place}/{name} is damaged")
-            return value
+                return unsealed(self.read(name), strict=True)
+            except ValueError as error:
+                raise Torn(f"{self.place}/{name} is damaged: {error}") from None
 
         return self._asked("read", name, once)
 

@@ -1,11 +1,12 @@
 """How time, memory, files and bytes grow with the number of meshes: measured, then reckoned to a million.
 
 python tests/bench_dataset.py                     # 100 to 10,000 meshes, in minutes; a page in outputs/scale
-python tests/bench_dataset.py --largest 100000
+python tests/bench_dataset.py --largest 100000    # an hour; 6 GB of disk, half a million inodes, 5 GB of memory
 """
 
 import argparse
 import bisect
+import gc
 import heapq
 import json
 import subprocess
@@ -19,7 +20,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import chart, dataset, markup, pool
+from lib import chart, dataset, markup, pool, shard
+from lib.store import Store
 
 MILLION, THREADS = 10**6, 16  # meshes; meshes at a time on a machine
 LATENCY = 3e-4  # seconds that a network disk takes to answer: what one file's size costs there
@@ -28,6 +30,8 @@ OUTPUTS = {"01_watertight": 1, "02_sharp_sample": 2, "03_render": VIEWS * MAPS +
 OUTPUTS |= {"05_latents": 2}  # files that a stage makes of a mesh
 STATS = sum(OUTPUTS.values()) + 1 + 1 + VIEWS * MAPS + 1  # and those that it asks for as inputs, when all is kept
 MEGABYTES = {"closed mesh": 17, "points": 7, "views": 1, "features of three maps": 21}  # at 256, see the README
+PACKED = VIEWS * MAPS * 196_862 + 2 * 262_272  # bytes of a mesh in a shard: DINOv2-small's patches, 2048 tokens
+SHARD = 256 * 10**6  # bytes
 SECONDS = (15.0, 0.8, 300.0)  # of a mesh in 01 to 03: median, spread of the logarithm, and the most it may take
 
 
@@ -85,6 +89,46 @@ def measure(count: int) -> dict:
         spent["bytes of a ledger"] = ledger.path.stat().st_size
         spent["bytes of facts"] = sum(item.path("_facts.json").stat().st_size for item in items)
     return spent
+
+
+def entry(k: int) -> dict:
+    """What stands beside a shard about one mesh, as long as a real one."""
+    record = {"parameters": {"fingerprint": "f" * 64, "size": 224, "resize": 256, "sha256": "a" * 64}}
+    record |= {"facts": {"weights": "random", "seed": 0} | {f"fact_{n}": n / 7 for n in range(20)}}
+    maps = ("dinov2", "depth", "normal")
+    suffixes = [f"_view_{view:03d}_{name}_features.npz" for view in range(VIEWS) for name in maps]
+    suffixes += [f"_latent_{kind}.npy" for kind in ("sample", "logvar")]
+    members = {s: [n * 197_632 + 512, 196_862, dataset.sha256_of(f"{k} {n}".encode())] for n, s in enumerate(suffixes)}
+    item = dataset.Item(f"mesh_{k:06}_{members[suffixes[0]][2][:8]}", "", "", "", 64)
+    return shard.entry_of(item, dict.fromkeys(shard.STAGES, record), members, [0.7] * 3)
+
+
+def measure_shards(count: int) -> dict:
+    """Core-seconds until a place of so many packed meshes is open, and MiB that it takes in every trainer's process."""
+    with tempfile.TemporaryDirectory() as name:
+        store, shards, names = Store(name), {}, []
+        a_shard = SHARD // PACKED
+        for first in range(0, count, a_shard):
+            entries = [entry(k) for k in range(first, min(first + a_shard, count))]
+            tar = f"64_{len(shards):05d}.tar"
+            shards[tar] = {"size": 0, "sha256": "0" * 64}  # their bytes are not read until a view is asked for
+            Path(name, tar).touch()
+            text = {"format": shard.FORMAT, **shards[tar], "items": entries}
+            Path(name, shard.side(tar)).write_text(json.dumps(text | {"seal": dataset.seal(text)}))
+            names += [one["name"] for one in entries]
+        index = {"format": shard.FORMAT, "resolution": 64, "names": names, "shards": shards, "stats": {}}
+        store.write_json("64_shards.json", index | {"splits": dataset.splits(names, name)})
+        weight = sum(store.names().values())
+        del entries, index
+        gc.collect()
+        before, start = psutil.Process().memory_info().rss, time.process_time()
+        source = shard.Shards(name, 64)
+        spent = {"open shards": time.process_time() - start}
+        for item in shard.items(name, 64):
+            for suffix in source.facts(item)[shard.STAGES[0]]["outputs"]:
+                source.file(item, suffix)
+        spent["MiB of each trainer's process"] = (psutil.Process().memory_info().rss - before) / 2**20
+    return spent | {"shards": len(shards), "bytes of shards' indexes": weight}
 
 
 def power(sizes: list[int], values: list[float]) -> float:
