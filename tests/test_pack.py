@@ -11,7 +11,7 @@ import test_archive
 import test_shard
 import torch
 
-from lib import dataset, pack, pairs, store
+from lib import dataset, pack, pairs
 from lib.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -22,14 +22,9 @@ def run(*words, capsys=None) -> tuple[int, str]:
     return code, capsys.readouterr().out if capsys else ""
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    pytest.importorskip("obstore")
-    with s3.serving() as (address, found):
-        keys = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-        for name, value in (keys | {"AWS_REGION": "us-east-1"}).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(store, "PAUSE", 0)
+@pytest.fixture(params=s3.SERVERS)
+def bucket(request, monkeypatch):
+    with s3.faulty(request.param, monkeypatch) as found:
         yield found
 
 
