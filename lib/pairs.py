@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lib import cutout, dino, shard
+from lib.cache import Cache
 from lib.dataset import Item, read_facts, splits
 from lib.seals import unsealed
 from lib.shard import Member, Shards
@@ -57,11 +58,13 @@ def read(
     map: str = "image",  # whose features
     sampled: bool = False,  # is the posterior's spread needed?
     memory: float = 4.0,  # GiB that a split's features may take; more stay in their files
+    disk: float = 0.0,  # GiB of this machine's for what comes from a bucket, which is then fetched once
 ) -> tuple[dict[str, Pairs], dict]:
     """The pairs of each split, and what all of them have in common: statistics and VAE of the latents, the features."""
     if map not in SUFFIXES:
         raise ValueError(f"map = {map!r}; wanted one of {', '.join(SUFFIXES)}")
-    source = Shards(items[0].dataset, items[0].resolution) if packed(items) else Tree()
+    cache = Cache(disk) if disk > 0 else None
+    source = Shards(items[0].dataset, items[0].resolution, cache) if packed(items) else Tree()
     records = {item.name: source.facts(item) for item in items}
     ready = [
         item for item in items if {LATENTS, FEATURES} <= records[item.name].keys() and seen(item, records, map, source)

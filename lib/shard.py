@@ -17,6 +17,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+from lib.cache import Cache
 from lib.dataset import Item, read_facts, sha256, sha256_of, splits
 from lib.dataset import items as in_tree
 from lib.seals import seal, unsealed
@@ -60,8 +61,8 @@ def there(place: str | Path, resolution: int) -> bool:
 class Shards:
     """All that lib.pairs asks of a tree, from shards: which facts, which bytes, in the tree's own order."""
 
-    def __init__(self, place: str | Path, resolution: int):
-        self.store = Store(place)
+    def __init__(self, place: str | Path, resolution: int, cache: Cache | None = None):
+        self.store = Store(place, cache)
         self.index = opened(self.store, resolution)
         self.items = listed(self.store, self.index)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lib.cache import Cache
 from lib.dataset import PARTIAL, sha256, sha256_of, writing
 from lib.seals import sealed, unsealed
 
@@ -17,8 +18,8 @@ TIMEOUT = 60  # seconds that a request may take: a slow one is asked again
 class Store:
     """Files by name below a place. What is read can be held against its hash, and what is written always is."""
 
-    def __init__(self, place: str | Path, **options):
-        self.place, self.fs = str(place).rstrip("/"), None
+    def __init__(self, place: str | Path, cache: Cache | None = None, **options):
+        self.place, self.fs, self.cache = str(place).rstrip("/"), None, cache
         if "://" in self.place:
             self.fs, self.root = connect(self.place, options)
         else:
@@ -41,7 +42,13 @@ class Store:
         return {path[len(self.root) + 1 :]: info["size"] for path, info in sorted(found.items())}
 
     def read(self, name: str, start: int = 0, size: int | None = None, hash: str = "") -> bytes:
-        """A file, or so many bytes of it from some byte on; asked again while it is not what its hash says."""
+        """A file, or so many bytes of it from some byte on; asked again while it is not what its hash says.
+
+        What has a hash is fetched from afar once, and then kept here as far as there is room.
+        """
+        kept = self.cache if self.fs and hash else None
+        if kept and (found := kept.get(hash)) is not None:
+            return found
 
         def once() -> bytes:
             if self.fs is None:
@@ -57,7 +64,10 @@ class Store:
                 raise Torn(f"{self.place}/{name}: {len(data)} bytes at {start} are not what was written there")
             return data
 
-        return self._asked("read", name, once)
+        data = self._asked("read", name, once)
+        if kept:
+            kept.put(hash, data)
+        return data
 
     def write(self, name: str, source: str | Path | bytes) -> None:
         """Put a file there and read it back: it counts when size and hash are the source's."""

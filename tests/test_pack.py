@@ -76,6 +76,25 @@ def test_a_network_learns_from_s3_what_it_learns_from_the_tree(tmp_path, bucket)
     assert test_shard.weights(tmp_path / "of_s3") == test_shard.weights(tmp_path / "of_tree")
 
 
+def test_what_was_read_from_s3_is_not_fetched_again_and_a_damaged_copy_is(tmp_path, bucket, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    test_shard.tree(tmp_path / "tree", 10)
+    run("shards", tmp_path / "tree", "s3://bucket/a")
+    wanted = pairs.read(dataset.items(tmp_path / "tree", 64), memory=0)[0]["train"]
+
+    def epoch() -> int:
+        before = len(bucket.asked)
+        train = pairs.read(dataset.items("s3://bucket/a", 64), memory=0, disk=1.0)[0]["train"]
+        seen = [(k, view) for k in range(len(train)) for view in range(test_shard.VIEWS)]
+        assert all((train.features(*one) == wanted.features(*one)).all() for one in seen)
+        return len([asked for asked in bucket.asked[before:] if asked.endswith(".tar") and asked.startswith("GET")])
+
+    assert epoch() >= len(wanted) * test_shard.VIEWS and epoch() == 0
+    path = next(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and b"features" in path.read_bytes())
+    test_archive.flip(path, 100)
+    assert epoch() == 1 and epoch() == 0
+
+
 def test_archives_in_s3_lose_nothing(tmp_path, bucket, capsys):
     test_archive.tree(tmp_path / "tree", 3)
     before = test_archive.content(tmp_path / "tree")
