@@ -179,49 +179,27 @@ def limits(sizes: list[int], found: dict[str, list[float]]) -> list[tuple]:
         return found[name][-1] * (meshes / sizes[-1]) ** max(power(sizes, found[name]), 1.0)
 
     asked = STATS * LATENCY
+    files, tb = (lambda n: n * FILES), (lambda n: n * sum(MEGABYTES.values()) / 1e6)
+    by_one, once = "seconds for all files' sizes from a network disk", "write the ledger once"
+    run, trainer = (lambda n: at("MiB of the run's process", n) / 1024), (lambda n: at(TRAINER, n) / 1024)
     rows = [
-        (
-            "seconds to ask a network disk for every file, one by one",
-            lambda n: n * asked,
-            3600,
-            "16 threads ask, below",
-        ),
-        ("the same by 16 threads, as a run does", lambda n: n * asked / 16, 3600, "datasets of 500,000 each"),
-        ("files of one dataset", lambda n: n * FILES, 6.1e7, "ext4 has room for that many a TB: pack what is done"),
-        (
-            "TB of one dataset",
-            lambda n: n * sum(MEGABYTES.values()) / 1e6,
-            16,
-            "archives: a third; or several datasets",
-        ),
-        (
-            "GiB of each trainer's process",
-            lambda n: at(TRAINER, n) / 1024,
-            16,
-            "indexes read a shard at a time: not built",
-        ),
-        ("core-seconds to open shards", lambda n: at("open shards", n), 600, "the same"),
-        ("core-seconds to resume one notebook", lambda n: at("resume", n), 3600, "datasets of a million each"),
+        (f"{by_one}, one by one", lambda n: n * asked, 3600, "16 threads ask, as a run does"),
+        (f"{by_one} by 16 threads", lambda n: n * asked / 16, 3600, "datasets of 500,000 meshes each"),
+        ("files of one dataset", files, 6.1e7, "ext4 has room for that many a TB: archive what is done"),
+        ("TB of one dataset", tb, 16, "archives and shards: two thirds"),
+        ("GiB of each trainer's process", trainer, 16, "shards' indexes read as needed: not built"),
+        ("core-seconds to open shards", lambda n: at("open shards", n), 600, "indexes read as needed: not built"),
+        ("core-seconds to resume one notebook", lambda n: at("resume", n), 3600, "datasets of a million meshes each"),
         (
             "core-seconds to list and hash",
             lambda n: at("list and hash", n),
             3600,
-            "small stand-ins: real ones, by bytes",
+            "nothing; but real meshes cost by their bytes",
         ),
-        (
-            "core-seconds to write a ledger once",
-            lambda n: at("write the ledger once", n),
-            60,
-            "it is written less often",
-        ),
-        (
-            "GiB of the run's process",
-            lambda n: at("MiB of the run's process", n) / 1024,
-            16,
-            "datasets of a million each",
-        ),
-        ("MB of a ledger", lambda n: at("bytes of a ledger", n) / 1e6, 1000, ""),
-        ("GB of facts", lambda n: at("bytes of facts", n) / 1e9, 100, "they go into the archives, too"),
+        (f"core-seconds to {once}", lambda n: at(once, n), 60, "it is written less often as it grows"),
+        ("GiB of the run's process", run, 16, "datasets of a million meshes each"),
+        ("MB of a ledger", lambda n: at("bytes of a ledger", n) / 1e6, 1000, "datasets of a million meshes each"),
+        ("GB of facts", lambda n: at("bytes of facts", n) / 1e9, 100, "they lie in the archives, too"),
     ]
     table, grid = [], np.logspace(3, 10, 701)
     for name, what, most, then in rows:
@@ -259,23 +237,34 @@ def draw(sizes: list[int], found: dict[str, list[float]], fleet: list[dict]) -> 
         axes[0, 0].set(title="core-seconds", xlabel="meshes")
         curve(axes[0, 1], "MiB of the run's process", "a run's process")
         curve(axes[0, 1], TRAINER, "each trainer's process, from shards")
-        axes[0, 1].axhline(16 * 1024, color=chart.ACCENT, linewidth=1, label="16 GiB")
+        axes[0, 1].axhline(16 * 1024, color=chart.GREY, linestyle=":", label="16 GiB")
         axes[0, 1].set(title="MiB of memory", xlabel="meshes")
         grid = np.array([*sizes, MILLION])
         rows = [("files of a dataset", FILES), ("of its shards", 2 / (SHARD // PACKED)), ("of its archives", 2 / 43)]
         for name, count in rows:  # 43 meshes of 6 MB fill an archive
             axes[1, 0].loglog(grid, np.maximum(grid * count, 2), "--", label=name)
-        axes[1, 0].axhline(6.1e7, color=chart.ACCENT, linewidth=1, label="room on 1 TB of ext4")
+        axes[1, 0].axhline(6.1e7, color=chart.GREY, linestyle=":", label="room on 1 TB of ext4")
         axes[1, 0].set(title="files, reckoned", xlabel="meshes")
         for meshes in (10**5, MILLION):
             chosen = [row for row in fleet if row["meshes"] == meshes]
             axes[1, 1].loglog(
                 [row["machines"] for row in chosen], [row["hours"] for row in chosen], "s--", label=f"{meshes:,} meshes"
             )
-        axes[1, 1].set(title=f"hours of 01 to 03, simulated, {THREADS} threads a machine", xlabel="machines")
+        axes[1, 1].set(title="hours of 01 to 03, simulated", xlabel=f"machines of {THREADS} threads")
         for one in axes.flat:
             one.legend(fontsize=7)
         return chart.image(figure, "growth").data
+
+
+def plain(value: float) -> str:
+    """A number for people: three digits that count."""
+    if value >= 1e6:
+        return f"{value / 1e6:,.3g} million" if value < 1e9 else f"{value / 1e9:,.3g} billion"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.2g}")
 
 
 def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
@@ -284,9 +273,9 @@ def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
     fleet = machines(found["resume"][-1] / sizes[-1])  # an answer's way into the ledger costs no more than that
     (target / "growth.png").write_bytes(draw(sizes, found, fleet))
     heads = ["step", *(f"{size:,}" for size in sizes), "grows as N to the"]
-    measured = [[n, *(f"{v:,.3g}" for v in values), f"{power(sizes, values):.2f}"] for n, values in found.items()]
+    measured = [[n, *map(plain, values), f"{power(sizes, values):.2f}"] for n, values in found.items()]
     broken = limits(sizes, found)
-    breaks = [[name, f"{value:,.3g}", f"{most:,.3g}", f"{n:,.2g}", then] for name, value, most, n, then in broken]
+    breaks = [[name, plain(value), plain(most), plain(rounded(n)), then] for name, value, most, n, then in broken]
     reckoned = [
         [
             *(f"{row[name]:,}" for name in ("meshes", "machines")),
@@ -301,7 +290,7 @@ def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
         ("Measured", heads, measured),
         (f"01 to 03 on machines of {THREADS} threads, simulated", columns, reckoned),
     ]
-    first = "; ".join(f"{name} (at {n:,.2g})" for name, _, _, n, _ in broken[:4])
+    first = "; ".join(f"{name} (with {plain(rounded(n))} meshes)" for name, _, _, n, _ in broken[:4])
     how = (
         f"Measured at {' to '.join(f'{size:,}' for size in (sizes[0], sizes[-1]))} meshes by core-seconds of a process "
         "of its own, with stand-ins: a mesh is a few bytes, but its facts, ledger row and entry beside a shard are as "
@@ -312,7 +301,8 @@ def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
     )
     parts = [
         "<h1>From a hundred meshes to a million</h1>\n",
-        f'<p class="question">What breaks first on the way? {markup.text(first)}.</p>\n<p>{markup.text(how)}</p>\n',
+        f'<p class="question">What breaks first on the way? In this order: {markup.text(first)}.</p>\n',
+        f"<p>{markup.text(how)}</p>\n",
         '<section><h2>Growth</h2><figure><img src="growth.png" alt="time, memory, files and hours by number of meshes '
         'and machines: the tables below in curves"></figure></section>\n',
     ]
