@@ -49,7 +49,7 @@ def adopt(old: str | Path, meshes: str | Path, dataset: str | Path, resolution: 
     if not old.is_dir():
         raise ValueError(f"{old} is no folder. Give the root of what the older scripts made.")
     known, rows = named(old), []
-    vae_hash, tokens = (sha256(weights.file_of(model)), vae.load(model).config["tokens"]) if model else ("", [])
+    vae_hash, tokens = (sha256(weights.file_of(model)), vae.load(model).config["tokens"]) if model else ("", 0)
     everything = collect(meshes, dataset, resolution)
     stems = Counter(stem(item) for item in everything)
     for item in everything:
@@ -65,7 +65,7 @@ def adopt(old: str | Path, meshes: str | Path, dataset: str | Path, resolution: 
                     if stage in read_facts(item):
                         raise Refused("the tree has its own already")
                     if path is None:
-                        raise Refused(reason if stems[stem(item)] > 1 else "lost: there is no such file")
+                        raise Refused(reason if stems[stem(item)] > 1 else lost(files))
                     found = check(item, files, vae_hash, tokens)
                     needed = find_inputs(item, read_facts(item), inputs)
                     if needed is None:
@@ -123,8 +123,9 @@ def of_mesh(known: dict[str, Path], name: str, resolution: int) -> dict[str, Pat
     """A mesh's old files by their suffix; the resolution may be missing, and a claim's p_ may be left over."""
     found = {}
     for start in (f"{resolution}_{name}", name, f"p_{resolution}_{name}", f"p_{name}"):
-        for suffix in [one for names in LOOKED_FOR.values() for one in names]:
-            if start + suffix in known:
+        for suffix in [*(one for names in LOOKED_FOR.values() for one in names), *ZIPPED]:
+            original = suffix == ".obj" and start in (name, f"p_{name}")
+            if start + suffix in known and not original:
                 found.setdefault(suffix, known[start + suffix])
         for k in range(37):  # his lists have a view 036 too
             for tail in ("normal.png", "depth.png"):
@@ -134,7 +135,7 @@ def of_mesh(known: dict[str, Path], name: str, resolution: int) -> dict[str, Pat
 
 
 LOOKED_FOR = {
-    CLOSED: ("_normalized.obj",),
+    CLOSED: ("_normalized.obj", ".obj"),  # the second as it left the watertight script
     SAMPLED: ("_sample_points.npz",),
     RENDERED: ("_view_000_depth.png", "_view_000_normal.png", "_view_001_depth.png"),
     SHOWN: tuple(
@@ -146,12 +147,20 @@ LOOKED_FOR = {
 }
 
 
+ZIPPED = ("_mesh_and_points.7z", "_renders.7z")  # what the zipping scripts put beside, and removed the files
+
+
+def lost(files: dict[str, Path]) -> str:
+    away = " or ".join(suffix for suffix in ZIPPED if suffix in files)
+    return f"lost, or still in {away}: unpack it there, adopt again" if away else "lost: there is no such file"
+
+
 # -- checking them ----------------------------------------------------------------------------------------------------
 
 
 def closed(item: Item, files: dict, *_) -> Adopted:
     """Is the old mesh closed, in its box, all of its source, and nothing else?"""
-    path = files["_normalized.obj"]
+    path = next(files[suffix] for suffix in LOOKED_FOR[CLOSED] if suffix in files)
     try:
         V, F = mesh.read(path)
         source, triangles = mesh.read(item.source)
@@ -169,14 +178,31 @@ def closed(item: Item, files: dict, *_) -> Adopted:
         raise Refused("inside out: its volume is negative")
     far, rng = 3 * 2.1 / item.resolution, np.random.default_rng(0)
     P, Q = (score.surface_points(*one, 20_000, rng) for one in ((source, triangles), (V, F)))
-    lost = float((field.closest(field.prepare(V, F), P)[0] > far).mean())
-    extra = float((field.closest(field.prepare(source, triangles), Q)[0] > far).mean())
+    surface, original = field.prepare(V, F), field.prepare(source, triangles)
+    extra = float((field.closest(original, Q)[0] > far).mean())
+    if extra > 0.5:
+        raise Refused(f"not this mesh, or turned: {100 * extra:.1f}% of it lies over three cells from the source")
+    lost = missed(surface, original, P, far)
     if lost > 0.002:
-        raise Refused(f"parts are lost: {100 * lost:.1f}% of the source's surface lies over three cells from it")
+        raise Refused(f"parts are lost: {100 * lost:.1f}% of the source's surface, seen from outside, is not in it")
     if extra > 0.02:
-        raise Refused(f"not this mesh: {100 * extra:.1f}% of it lies over three cells from the source")
+        raise Refused(f"not of this mesh alone: {100 * extra:.1f}% of it lies over three cells from the source")
     facts = {"center": [float(c) for c in center], "scale": float(scale), "watertight_out": True, "missed": lost}
     return Adopted({"_normalized.obj": path}, facts, {})
+
+
+def missed(surface: field.Surface, source: field.Surface, P: np.ndarray, far: float) -> float:
+    """The share of points of the source that lie far off the old surface, outside of it or in plain sight.
+
+    What lies inside and is seen from nowhere, as drawers are, is no loss: it was up to half of artists' surfaces.
+    """
+    off = P[field.closest(surface, P)[0] > far].astype(float)
+    within = off[field.signed_distance(surface, off) >= 0] if len(off) else off
+    D = np.random.default_rng(0).standard_normal((32, 3))
+    D = np.tile(D / np.linalg.norm(D, axis=1, keepdims=True), (len(within), 1))  # (n * 32, 3)
+    free = ~field.blocked(source, np.repeat(within, 32, 0) + 1e-3 * D, D, 4.0) if len(within) else np.empty(0, bool)
+    seen = (free.reshape(-1, 32).mean(1) > 0.25).sum()  # of artists' meshes that are whole, none
+    return float((len(off) - len(within) + seen) / len(P))
 
 
 def sampled(item: Item, files: dict, *_) -> Adopted:
@@ -185,7 +211,9 @@ def sampled(item: Item, files: dict, *_) -> Adopted:
     try:
         shape = points.read(path)
     except ValueError as error:
-        raise Refused(str(error).partition(" Remove it")[0]) from None
+        told = str(error).removeprefix(f"{path} ").partition(" Remove it")[0]
+        damaged = not zipfile.is_zipfile(path)
+        raise Refused("cut short or damaged: it is no .npz" if damaged else told) from None
     if CLOSED not in read_facts(item):
         raise Refused("the mesh that the points are of was not taken over")
     surface = field.prepare(*mesh.read(item.path("_normalized.obj")))
@@ -226,20 +254,20 @@ def shown(item: Item, files: dict, *_) -> Adopted:
     try:
         shape = array_of(path, "features").shape
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path} cannot be read: {type(error).__name__}") from None
+        raise Refused(unreadable(error)) from None
     side = round(shape[0] ** 0.5) if len(shape) == 2 else 0
     if side * side != shape[0]:
         raise Refused(f"{shape}: a class token or registers are among the {shape[0]} patches, which are no square")
     raise Refused("they are of normals and depths of views without cameras, none of an image as a person has it")
 
 
-def latent(item: Item, files: dict, vae_hash: str, tokens: list) -> Adopted:
+def latent(item: Item, files: dict, vae_hash: str, tokens: int) -> Adopted:
     """Are the old latents posterior means of the VAE that is named, in a length that it knows?"""
     path = next(files[suffix] for suffix in LOOKED_FOR[LATENT] if suffix in files)
     try:
         found = array_of(path, "latent_sample", "latents", "latent", "arr_0")
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise Refused(f"{path} cannot be read: {type(error).__name__}") from None
+        raise Refused(unreadable(error)) from None
     found = found[0] if found.ndim == 3 and len(found) == 1 else found
     if found.ndim != 2 or found.shape[1] != CHANNELS:
         wrong = "what follows post_kl, not the latents" if found.shape[-1:] == (768,) else "no latents"
@@ -249,13 +277,22 @@ def latent(item: Item, files: dict, vae_hash: str, tokens: list) -> Adopted:
         raise Refused("not finite, or all the same")
     if not vae_hash:
         raise Refused("whose latents they are is not known: name their VAE by --vae if you do know")
-    if tokens and len(half) not in tokens:
-        raise Refused(f"{len(half)} tokens, which that VAE does not know: {tokens}")
+    if len(half) != tokens:
+        raise Refused(f"{len(half)} tokens, where a shape of that VAE usually has {tokens}: 05 makes all alike")
     data = io.BytesIO()
     np.save(data, half)
     parameters = {"sha256": vae_hash, "tokens": [len(half)]}
     facts = {"tokens": len(half), "channels": CHANNELS, "largest": float(np.abs(half).max())}
     return Adopted({"_latent_sample.npy": data.getvalue()}, facts, parameters)
+
+
+def unreadable(error: Exception) -> str:
+    """Why an array was not read."""
+    if isinstance(error, ValueError) and "allow_pickle" in str(error):
+        return "holds Python objects in place of numbers; these are not run"
+    if isinstance(error, KeyError):
+        return f"has not the array that was looked for: {error}"
+    return f"cut short or damaged ({type(error).__name__})"
 
 
 def array_of(path: Path, *keys: str) -> np.ndarray:
@@ -296,7 +333,9 @@ def main(words: list[str] | None = None) -> int:
     for stage, _, _ in STAGES:
         mine = [row for row in rows if row["stage"] == stage]
         say(f"{stage}: {sum(row['adopted'] for row in mine)} of {len(mine)} taken over")
-        why = Counter(re.sub(r"\d[\d.e-]*", "#", row["reason"])[:110] for row in mine if not row["adopted"])
+        why = Counter(
+            re.sub(r"(?<![\w.])\d[\d.e-]*(?!\w)", "#", row["reason"])[:110] for row in mine if not row["adopted"]
+        )
         for reason, count in why.most_common(5):
             say(f"    {count} not: {reason}")
     say(f"each with its reason: {asked.dataset}/{asked.resolution}_adopted.csv. A normal run makes the rest.")

@@ -4,7 +4,6 @@ An archive is a tar of small xz files and a .json that says what is in it. It co
 then, and only if asked, is anything removed; a note in the mesh's folder says so, which stages take for the file.
 """
 
-import json
 import lzma
 import re
 import tarfile
@@ -16,9 +15,12 @@ import joblib
 
 from lib.claims import Claims
 from lib.dataset import Item, archived, items, read_facts, sha256, sha256_of, write_text, writing
-from lib.shard import FORMAT, MEMBERS, add, side, sidecar
+from lib.seals import sealed, unsealed
+from lib.shard import MEMBERS, add, side, sidecar
 from lib.squeeze import ENDINGS, expand, squeeze
 from lib.store import Store
+
+FORMAT = 1  # of an archive's index
 
 # -- putting away -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ def contents(store: Store, resolution: int) -> dict[str, dict]:
     sizes, found = store.names(), {}
     for name in sizes:
         if re.fullmatch(rf"{resolution}_\d+_archive\.tar", name) and side(name) in sizes:
-            known = sidecar(store, name)
+            known = sidecar(store, name, FORMAT)
             if known and known["size"] == sizes[name]:
                 found[name] = known["items"]
     return found
@@ -136,7 +138,7 @@ def take_away(store: Store, there: dict[str, dict], everything: list[Item]) -> i
     """Remove from the tree what an archive holds, once that has been read back now; the originals' sources stay."""
     by_folder, removed = {item.name: item for item in everything}, 0
     for name, files in there.items():
-        known = sidecar(store, name)
+        known = sidecar(store, name, FORMAT)
         if not known or store.hash(name) != known["sha256"]:
             raise ValueError(
                 f"{store.place}/{name} is damaged: nothing of it was removed. Run `lib.pack verify` on it."
@@ -169,7 +171,7 @@ def take_item(item: Item, held: dict[str, str], place: str) -> int:
     }
     if going:
         note = {"place": place, "files": archived(item) | going}
-        write_text(item.path("_archived.json"), json.dumps(note, indent=1))
+        write_text(item.path("_archived.json"), sealed(note, 1))
     for suffix in going:
         item.path(suffix).unlink(missing_ok=True)
     return len(going)
@@ -220,7 +222,7 @@ def verify(place: str | Path, resolution: int, dataset: str | Path = "", mend: b
     indices = {side(name) for name in sizes if name.endswith("_archive.tar")}
     for index in sorted(indices | {name for name in sizes if name.endswith("_archive.json")}):
         name = index.replace(".json", ".tar")
-        known = sidecar(store, name) if index in sizes else None
+        known = sidecar(store, name, FORMAT) if index in sizes else None
         if known is None:
             entries = listed(store, name) if mend and name in sizes else {}
             if entries:
@@ -291,4 +293,4 @@ def forget(dataset: str | Path, resolution: int, lost: list[str]) -> None:
         suffix = target.removeprefix(f"{folder}/{item.stem}/{item.stem}")
         if away.pop(suffix, None):
             path = item.path("_archived.json")
-            write_text(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"files": away}, indent=1))
+            write_text(path, sealed(unsealed(path.read_text(encoding="utf-8")) | {"files": away}, 1))

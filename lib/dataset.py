@@ -9,13 +9,14 @@ import re
 import stat
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lib.claims import Claims, TakenOver
+from lib.seals import row_seal, seal, unsealed
 from lib.search import alternatives, list_meshes, passed_over, refuse_resolution, suffixes
 from lib.words import say
 
@@ -29,6 +30,7 @@ COLUMNS = (
     "size",
     "mtime_ns",
 )  # of items.csv; the last two spare us hashing what did not change
+SEAL = "seal"  # its last column: a row whose bits are others is not believed
 
 
 # -- items ------------------------------------------------------------------------------------------------------------
@@ -177,21 +179,34 @@ def refuse_namesake(row: dict, before: dict | None, dataset: Path) -> None:
 def read_items(dataset: str | Path) -> dict[str, dict]:
     """The rows of items.csv by item; everything stays text, so that 00123 stays 00123."""
     path = Path(dataset, "items.csv")
-    if not path.exists():
-        return {}
+    rows, damaged = sound_rows(path) if path.exists() else ([], [])
+    if damaged:
+        raise ValueError(
+            f"{path}: line {damaged[0]} is damaged; wanted {','.join((*COLUMNS, SEAL))}. "
+            "Remove the file and run 01_watertight again: it is made anew, and results are kept."
+        )
+    return {row["item"]: row for row in rows}
+
+
+def sound_rows(path: Path) -> tuple[list[dict], list[int]]:
+    """Rows of items.csv that are as they were written, and the lines that are not. Older files have no seals."""
+    rows, damaged = [], []
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.DictReader(file)
-            rows = [dict.fromkeys(table.fieldnames or ()), *table]
-    except csv.Error as error:
-        rows = [{"damage": error}]
-    for number, row in enumerate(rows):
-        if tuple(row) != COLUMNS or (number and None in row.values()):
-            raise ValueError(
-                f"{path}: line {number + 1} is damaged; wanted {','.join(COLUMNS)}. "
-                "Remove the file and run 01_watertight again: it is made anew, and results are kept."
-            )
-    return {row["item"]: row for row in rows[1:]}
+            heads = tuple(table.fieldnames or ())
+            if heads not in (COLUMNS, (*COLUMNS, SEAL)):
+                return [], [1]
+            for number, row in enumerate(table, 2):
+                found = row.pop(SEAL, None)
+                whole = tuple(row) == COLUMNS and None not in row.values()
+                if whole and (SEAL not in heads or found == row_seal(row)):
+                    rows.append(row)
+                else:
+                    damaged.append(number)
+    except csv.Error:
+        damaged.append(len(rows) + len(damaged) + 2)
+    return rows, damaged
 
 
 def enter_items(dataset: Path, rows: list[dict]) -> None:
@@ -200,13 +215,18 @@ def enter_items(dataset: Path, rows: list[dict]) -> None:
     with Claims(dataset) as claims:
         claims.take("items.csv", wait=True)
         merged = read_items(dataset) | {row["item"]: row for row in rows}
-        with (
-            writing(dataset / "items.csv") as beside,
-            beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows(sorted(merged.values(), key=lambda row: row["source"]))
+        write_items(dataset, merged.values())
+
+
+def write_items(dataset: Path, rows: Iterable[dict]) -> None:
+    """All of items.csv. Only for who holds the claim on it."""
+    with (
+        writing(dataset / "items.csv") as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        table = csv.DictWriter(file, (*COLUMNS, SEAL))
+        table.writeheader()
+        table.writerows(row | {SEAL: row_seal(row)} for row in sorted(rows, key=lambda row: row["source"]))
 
 
 def duplicates(items: list[Item]) -> dict[str, str]:
@@ -328,21 +348,10 @@ def sound(record) -> bool:
 
 
 def write_facts(item: Item, facts: dict) -> None:
-    sealed = {stage: record | {"seal": seal(record)} for stage, record in facts.items()}
+    sealed = {stage: record | {"seal": seal(record, times=True)} for stage, record in facts.items()}
     with writing(item.path("_facts.json")) as beside:
         beside.write_text(json.dumps(sealed, indent=1), encoding="utf-8")
         item.refuse_late()
-
-
-def seal(record: dict) -> str:
-    """A hash of a record, by which `python -m lib.pack verify` sees that a bit of it changed; times do not count."""
-
-    def plain(values: dict) -> dict:
-        return {name: value for name, value in values.items() if not name.startswith(("seal", "seconds", "peak"))}
-
-    facts = record.get("facts")
-    told = plain(record) | ({"facts": plain(facts)} if isinstance(facts, dict) else {})
-    return sha256_of(json.dumps(told, sort_keys=True).encode())[:16]
 
 
 def whole(item: Item, outputs: dict) -> bool:
@@ -363,7 +372,7 @@ def archived(item: Item) -> dict[str, str]:
     """Suffix and sha256 of the files that lib.archive removed when it had them."""
     try:
         with open(f"{item.folder}/{item.stem}_archived.json", encoding="utf-8") as file:
-            return {suffix: str(hash) for suffix, hash in json.load(file)["files"].items()}
+            return {suffix: str(hash) for suffix, hash in unsealed(file.read())["files"].items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
 

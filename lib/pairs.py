@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from lib import cutout, dino, shard
+from lib.cache import Cache
 from lib.dataset import Item, read_facts, splits
+from lib.seals import unsealed
 from lib.shard import Member, Shards
 
 SUFFIXES = {"image": "dinov2", "depth": "depth", "normal": "normal"}  # in the names of features
@@ -56,11 +58,13 @@ def read(
     map: str = "image",  # whose features
     sampled: bool = False,  # is the posterior's spread needed?
     memory: float = 4.0,  # GiB that a split's features may take; more stay in their files
+    disk: float = 0.0,  # GiB of this machine's for what comes from a bucket, which is then fetched once
 ) -> tuple[dict[str, Pairs], dict]:
     """The pairs of each split, and what all of them have in common: statistics and VAE of the latents, the features."""
     if map not in SUFFIXES:
         raise ValueError(f"map = {map!r}; wanted one of {', '.join(SUFFIXES)}")
-    source = Shards(items[0].dataset, items[0].resolution) if packed(items) else Tree()
+    cache = Cache(disk) if disk > 0 else None
+    source = Shards(items[0].dataset, items[0].resolution, cache) if packed(items) else Tree()
     records = {item.name: source.facts(item) for item in items}
     ready = [
         item for item in items if {LATENTS, FEATURES} <= records[item.name].keys() and seen(item, records, map, source)
@@ -88,13 +92,18 @@ def read(
 class Tree:
     """Where everything is, if it lies in files of its own. lib.shard.Shards is the same for what is packed."""
 
-    facts, splits = staticmethod(read_facts), staticmethod(splits)
+    splits = staticmethod(splits)
+
+    def facts(self, item: Item) -> dict:
+        """What is asked of the two stages' records; a million whole ones would fill the memory."""
+        found = {stage: record for stage, record in read_facts(item).items() if stage in (LATENTS, FEATURES)}
+        return {stage: {k: record[k] for k in ("parameters", "facts", "outputs")} for stage, record in found.items()}
 
     def file(self, item: Item, suffix: str) -> Path:
         return item.path(suffix)
 
     def statistics(self, item: Item) -> dict:
-        return json.loads(Path(item.dataset, f"{item.resolution}_latent_stats.json").read_text(encoding="utf-8"))
+        return unsealed(Path(item.dataset, f"{item.resolution}_latent_stats.json").read_bytes())
 
     def extent(self, item: Item, view: int) -> float | None:
         return extent(item, view)

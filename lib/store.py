@@ -1,13 +1,14 @@
 """Where packed files lie: a folder, or a bucket by fsspec (s3://bucket/prefix); verified, or not there."""
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lib.dataset import PARTIAL, seal, sha256, sha256_of, writing
+from lib.cache import Cache
+from lib.dataset import PARTIAL, sha256, sha256_of, writing
+from lib.seals import sealed, unsealed
 
 TRIES = 5  # of each request, before its error is told
 PAUSE = 0.5  # seconds before the second try, and twice as many before each one after it
@@ -17,8 +18,8 @@ TIMEOUT = 60  # seconds that a request may take: a slow one is asked again
 class Store:
     """Files by name below a place. What is read can be held against its hash, and what is written always is."""
 
-    def __init__(self, place: str | Path, **options):
-        self.place, self.fs = str(place).rstrip("/"), None
+    def __init__(self, place: str | Path, cache: Cache | None = None, **options):
+        self.place, self.fs, self.cache = str(place).rstrip("/"), None, cache
         if "://" in self.place:
             self.fs, self.root = connect(self.place, options)
         else:
@@ -41,7 +42,13 @@ class Store:
         return {path[len(self.root) + 1 :]: info["size"] for path, info in sorted(found.items())}
 
     def read(self, name: str, start: int = 0, size: int | None = None, hash: str = "") -> bytes:
-        """A file, or so many bytes of it from some byte on; asked again while it is not what its hash says."""
+        """A file, or so many bytes of it from some byte on; asked again while it is not what its hash says.
+
+        What has a hash is fetched from afar once, and then kept here as far as there is room.
+        """
+        kept = self.cache if self.fs and hash else None
+        if kept and (found := kept.get(hash)) is not None:
+            return found
 
         def once() -> bytes:
             if self.fs is None:
@@ -57,7 +64,10 @@ class Store:
                 raise Torn(f"{self.place}/{name}: {len(data)} bytes at {start} are not what was written there")
             return data
 
-        return self._asked("read", name, once)
+        data = self._asked("read", name, once)
+        if kept:
+            kept.put(hash, data)
+        return data
 
     def write(self, name: str, source: str | Path | bytes) -> None:
         """Put a file there and read it back: it counts when size and hash are the source's."""
@@ -108,20 +118,16 @@ class Store:
 
     def write_json(self, name: str, value: dict) -> None:
         """An index; it carries a hash of itself."""
-        self.write(name, json.dumps(value | {"seal": seal(value)}).encode())
+        self.write(name, sealed(value).encode())
 
     def read_json(self, name: str) -> dict:
         """An index as it was written, or an error: it is asked again while its bits are others."""
 
         def once() -> dict:
             try:
-                value = json.loads(self.read(name))
-                sound = value["seal"] == seal(value)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                sound = False
-            if not sound:
-                raise Torn(f"{self.place}/{name} is damaged")
-            return value
+                return unsealed(self.read(name), strict=True)
+            except ValueError as error:
+                raise Torn(f"{self.place}/{name} is damaged: {error}") from None
 
         return self._asked("read", name, once)
 

@@ -75,13 +75,14 @@ def learn(
     draws: int = 8,  # of noise, time and view for each shape of a validation
     guidance: float = 2.0,  # of the samples on the way
     memory: float = 4.0,  # GiB that a split's features may take; more stay in their files
+    disk: float = 0.0,  # GiB of this machine's for what comes from a bucket, which is then fetched once
     device: str = "cpu",
     seed: int = 0,
     recipe: dict,  # steps, batch_size, lr ...: see lib.loop.train
     **means,  # accumulate, compiled, workers, fresh, validate_every
 ) -> tuple[loop.Trained, dict[str, Pairs], dict]:
     """What every process does: read and train. Also returns what was learned from, and what is written about it."""
-    parts, about = pairs.read(items, tokens, map, posterior == "sample", memory)
+    parts, about = pairs.read(items, tokens, map, posterior == "sample", memory, disk)
     train, val = parts["train"], parts["val"]
     check(train, about, posterior)
     flows = {"views": views, "posterior": posterior, "dropout": dropout}

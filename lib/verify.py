@@ -7,18 +7,66 @@ from pathlib import Path
 import joblib
 
 from lib.claims import Claims
-from lib.dataset import Item, archived, items, read_facts, replace, seal, sha256, write_facts
+from lib.dataset import (
+    RECORD,
+    Item,
+    archived,
+    items,
+    read_facts,
+    replace,
+    sha256,
+    sound_rows,
+    write_facts,
+    write_items,
+)
+from lib.seals import seal, unsealed
 
 DAMAGED = ".damaged-"  # how the name of a file begins that was set aside
+KNOWN = RECORD | {"versions", "seconds", "peak_gib", "adopted"}  # in the record of a stage
 
 
 def verify(
     dataset: str | Path, resolution: int, mend: bool = True, only: Iterable[str] = (), jobs: int = -1
 ) -> list[dict]:
     """A row a fault. What is damaged is set aside under another name, so that the next run makes it, and it alone."""
-    chosen = [item for item in items(dataset, resolution) if not only or item.name in only]
+    dataset = Path(dataset).expanduser().absolute()
+    rows, faults = listed(dataset, mend)
+    sound = [Item(row["item"], row["source"], row["sha256"], str(dataset), resolution) for row in rows]
+    chosen = [item for item in (sound if faults else items(dataset, resolution)) if not only or item.name in only]
+    faults += statistics(dataset, resolution, mend)
     found = joblib.Parallel(jobs, return_as="generator")(joblib.delayed(examine)(item, mend) for item in chosen)
-    return [row for rows in found for row in rows]
+    return faults + [row for rows in found for row in rows]
+
+
+def listed(dataset: Path, mend: bool) -> tuple[list[dict], list[dict]]:
+    """The sound rows of items.csv, and what is wrong with others: these go, and 01 enters their meshes anew."""
+    path = dataset / "items.csv"
+    rows, damaged = sound_rows(path) if path.exists() else ([], [])
+    if damaged and mend:
+        with Claims(dataset) as claims:
+            claims.take("items.csv", wait=True)
+            rows, damaged = sound_rows(path)
+            set_aside(path)
+            write_items(dataset, rows)
+    do = "Run 01_watertight again: it enters the mesh anew, and results are kept."
+    return rows, [{"mesh": "", "file": str(path), "fault": f"changed in line {line}", "do": do} for line in damaged]
+
+
+def statistics(dataset: Path, resolution: int, mend: bool) -> list[dict]:
+    """Mean and deviation of the latents."""
+    path = dataset / f"{resolution}_latent_stats.json"
+    try:
+        unsealed(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        if mend:
+            set_aside(path)
+        return [{"mesh": "", "file": str(path), "fault": f"is damaged: {error}", "do": STATISTICS}]
+    return []
+
+
+STATISTICS = "Run 05_latents again: it keeps the latents and writes this file, which had no seal in older releases."
 
 
 def examine(item: Item, mend: bool) -> list[dict]:
@@ -28,7 +76,7 @@ def examine(item: Item, mend: bool) -> list[dict]:
     with Claims(item.dataset) as claims:
         if not claims.take(item.stem):
             return [row(item, item.folder, "is being worked on", "Verify again when that run has ended.")]
-        return [*records(item, mend), *files(item, mend), *original(item)]
+        return [*records(item, mend), *note(item, mend), *files(item, mend), *original(item)]
 
 
 def records(item: Item, mend: bool) -> list[dict]:
@@ -44,7 +92,7 @@ def records(item: Item, mend: bool) -> list[dict]:
         facts = {}
         faults = [row(item, str(path), "cannot be read", "Run the notebooks again: they make this mesh anew.")]
     else:
-        bad = [k for k in seals if k not in facts or seals[k] not in (None, seal(facts[k]))]  # None: an older tree's
+        bad = [k for k in seals if k not in facts or not as_written(facts[k], seals[k])]
         faults = [row(item, str(path), f"its record of {stage} changed", redo(stage)) for stage in bad]
         facts = {stage: record for stage, record in facts.items() if stage not in bad}
     if faults and mend:
@@ -52,6 +100,26 @@ def records(item: Item, mend: bool) -> list[dict]:
         if facts:
             write_facts(item, facts)
     return faults
+
+
+def as_written(record: dict, found: str | None) -> bool:
+    """An older tree's record has no seal, or one without its times."""
+    return record.keys() <= KNOWN if found is None else found in (seal(record, times=True), seal(record))
+
+
+def note(item: Item, mend: bool) -> list[dict]:
+    """What says which of its files are in an archive alone."""
+    path = item.path("_archived.json")
+    try:
+        unsealed(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        if mend:
+            set_aside(path)
+        do = "Bring its files back by `python -m lib.pack restore`, or run the notebooks, which make them anew."
+        return [row(item, str(path), f"is damaged: {error}", do)]
+    return []
 
 
 def files(item: Item, mend: bool) -> list[dict]:

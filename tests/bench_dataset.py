@@ -1,11 +1,12 @@
 """How time, memory, files and bytes grow with the number of meshes: measured, then reckoned to a million.
 
 python tests/bench_dataset.py                     # 100 to 10,000 meshes, in minutes; a page in outputs/scale
-python tests/bench_dataset.py --largest 100000
+python tests/bench_dataset.py --largest 100000    # an hour; 6 GB of disk, half a million inodes, 5 GB of memory
 """
 
 import argparse
 import bisect
+import gc
 import heapq
 import json
 import subprocess
@@ -19,7 +20,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import chart, dataset, markup, pool
+from lib import chart, dataset, markup, pool, shard
+from lib.store import Store
 
 MILLION, THREADS = 10**6, 16  # meshes; meshes at a time on a machine
 LATENCY = 3e-4  # seconds that a network disk takes to answer: what one file's size costs there
@@ -28,6 +30,10 @@ OUTPUTS = {"01_watertight": 1, "02_sharp_sample": 2, "03_render": VIEWS * MAPS +
 OUTPUTS |= {"05_latents": 2}  # files that a stage makes of a mesh
 STATS = sum(OUTPUTS.values()) + 1 + 1 + VIEWS * MAPS + 1  # and those that it asks for as inputs, when all is kept
 MEGABYTES = {"closed mesh": 17, "points": 7, "views": 1, "features of three maps": 21}  # at 256, see the README
+FILES = sum(OUTPUTS.values()) + 2  # of a mesh: and the original, and the facts
+TRAINER = "MiB of each trainer's process"
+PACKED = VIEWS * MAPS * 196_862 + 2 * 262_272  # bytes of a mesh in a shard: DINOv2-small's patches, 2048 tokens
+SHARD = 256 * 10**6  # bytes
 SECONDS = (15.0, 0.8, 300.0)  # of a mesh in 01 to 03: median, spread of the logarithm, and the most it may take
 
 
@@ -87,6 +93,46 @@ def measure(count: int) -> dict:
     return spent
 
 
+def entry(k: int) -> dict:
+    """What stands beside a shard about one mesh, as long as a real one."""
+    record = {"parameters": {"fingerprint": "f" * 64, "size": 224, "resize": 256, "sha256": "a" * 64}}
+    record |= {"facts": {"weights": "random", "seed": 0} | {f"fact_{n}": n / 7 for n in range(20)}}
+    maps = ("dinov2", "depth", "normal")
+    suffixes = [f"_view_{view:03d}_{name}_features.npz" for view in range(VIEWS) for name in maps]
+    suffixes += [f"_latent_{kind}.npy" for kind in ("sample", "logvar")]
+    members = {s: [n * 197_632 + 512, 196_862, dataset.sha256_of(f"{k} {n}".encode())] for n, s in enumerate(suffixes)}
+    item = dataset.Item(f"mesh_{k:06}_{members[suffixes[0]][2][:8]}", "", "", "", 64)
+    return shard.entry_of(item, dict.fromkeys(shard.STAGES, record), members, [0.7] * 3)
+
+
+def measure_shards(count: int) -> dict:
+    """Core-seconds until a place of so many packed meshes is open, and MiB that it takes in every trainer's process."""
+    with tempfile.TemporaryDirectory() as name:
+        store, shards, names = Store(name), {}, []
+        a_shard = SHARD // PACKED
+        for first in range(0, count, a_shard):
+            entries = [entry(k) for k in range(first, min(first + a_shard, count))]
+            tar = f"64_{len(shards):05d}.tar"
+            shards[tar] = {"size": 0, "sha256": "0" * 64}  # their bytes are not read until a view is asked for
+            Path(name, tar).touch()
+            text = {"format": shard.FORMAT, **shards[tar], "items": entries}
+            Path(name, shard.side(tar)).write_text(json.dumps(text | {"seal": dataset.seal(text)}))
+            names += [one["name"] for one in entries]
+        index = {"format": shard.FORMAT, "resolution": 64, "names": names, "shards": shards, "stats": {}}
+        store.write_json("64_shards.json", index | {"splits": dataset.splits(names, name)})
+        weight = sum(store.names().values())
+        del entries, index
+        gc.collect()
+        before, start = psutil.Process().memory_info().rss, time.process_time()
+        source = shard.Shards(name, 64)
+        spent = {"open shards": time.process_time() - start}
+        for item in shard.items(name, 64):
+            for suffix in source.facts(item)[shard.STAGES[0]]["outputs"]:
+                source.file(item, suffix)
+        spent[TRAINER] = (psutil.Process().memory_info().rss - before) / 2**20
+    return spent | {"shards": len(shards), "bytes of shards' indexes": weight}
+
+
 def power(sizes: list[int], values: list[float]) -> float:
     """The exponent of growth, between the last two sizes."""
     return float(np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]))
@@ -126,77 +172,146 @@ def simulate(meshes: int, machines: int, each: float, seed: int = 0) -> dict:
     return {"hours": end / 3600, "busy": busy / (end * machines * THREADS), "given out again": again}
 
 
-def limits(sizes: list[int], found: dict[str, list[float]]) -> list[tuple[str, float, str, float, str]]:
-    """What is at a million, what is too much, and with how many meshes it comes to that: the first to break on top."""
+def limits(sizes: list[int], found: dict[str, list[float]]) -> list[tuple]:
+    """What is at a million, what is too much, at how many meshes it comes to that, and what then: the first on top."""
 
     def at(name: str, meshes: float) -> float:
         return found[name][-1] * (meshes / sizes[-1]) ** max(power(sizes, found[name]), 1.0)
 
-    files = sum(OUTPUTS.values()) + 2  # and the original, and the facts
-    megabytes = sum(MEGABYTES.values())
+    asked = STATS * LATENCY
+    files, tb = (lambda n: n * FILES), (lambda n: n * sum(MEGABYTES.values()) / 1e6)
+    by_one, once = "seconds for all files' sizes from a network disk", "write the ledger once"
+    run, trainer = (lambda n: at("MiB of the run's process", n) / 1024), (lambda n: at(TRAINER, n) / 1024)
     rows = [
+        (f"{by_one}, one by one", lambda n: n * asked, 3600, "16 threads ask, as a run does"),
+        (f"{by_one} by 16 threads", lambda n: n * asked / 16, 3600, "datasets of 500,000 meshes each"),
+        ("files of one dataset", files, 6.1e7, "ext4 has room for that many a TB: archive what is done"),
+        ("TB of one dataset", tb, 16, "archives and shards: two thirds"),
+        ("GiB of each trainer's process", trainer, 16, "shards' indexes read as needed: not built"),
+        ("core-seconds to open shards", lambda n: at("open shards", n), 600, "indexes read as needed: not built"),
+        ("core-seconds to resume one notebook", lambda n: at("resume", n), 3600, "datasets of a million meshes each"),
         (
-            "seconds to ask a network disk for every file, one by one",
-            lambda n: n * STATS * LATENCY,
+            "core-seconds to list and hash",
+            lambda n: at("list and hash", n),
             3600,
+            "nothing; but real meshes cost by their bytes",
         ),
-        ("the same by 16 threads, as a run does", lambda n: n * STATS * LATENCY / 16, 3600),
-        ("files of one dataset", lambda n: n * files, 6.1e7),  # as many as ext4 makes room for on a terabyte
-        ("TB of one dataset", lambda n: n * megabytes / 1e6, 16),
-        ("core-seconds to resume one notebook", lambda n: at("resume", n), 3600),
-        ("core-seconds to list and hash", lambda n: at("list and hash", n), 3600),
-        ("core-seconds to write a ledger once", lambda n: at("write the ledger once", n), 60),
-        ("GiB of the run's process", lambda n: at("MiB of the run's process", n) / 1024, 16),
-        ("MB of a ledger", lambda n: at("bytes of a ledger", n) / 1e6, 1000),
-        ("GB of facts", lambda n: at("bytes of facts", n) / 1e9, 100),
+        (f"core-seconds to {once}", lambda n: at(once, n), 60, "it is written less often as it grows"),
+        ("GiB of the run's process", run, 16, "datasets of a million meshes each"),
+        ("MB of a ledger", lambda n: at("bytes of a ledger", n) / 1e6, 1000, "datasets of a million meshes each"),
+        ("GB of facts", lambda n: at("bytes of facts", n) / 1e9, 100, "they lie in the archives, too"),
     ]
-    table = []
-    for name, what, most in rows:
-        grid = np.logspace(3, 10, 701)
-        table.append((name, what(MILLION), f"{most:,.3g}", float(next((n for n in grid if what(n) > most), np.inf))))
+    table, grid = [], np.logspace(3, 10, 701)
+    for name, what, most, then in rows:
+        table.append((name, what(MILLION), most, float(next((n for n in grid if what(n) > most), np.inf)), then))
     return sorted(table, key=lambda row: row[3])
+
+
+def machines(each: float) -> list[dict]:
+    """01 to 03 for so many meshes on so many machines."""
+    plans = [(10**5, 1), (10**5, 10), (10**5, 100), (MILLION, 10), (MILLION, 100), (MILLION, 1000)]
+    made = OUTPUTS["01_watertight"] + OUTPUTS["02_sharp_sample"] + OUTPUTS["03_render"] + 3  # and facts, thrice
+    rows = []
+    for meshes, count in plans:
+        result = simulate(meshes, count, each)
+        rows.append({"meshes": meshes, "machines": count, **result})
+        rows[-1]["files a second"] = meshes * made / result["hours"] / 3600
+    return rows
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
+def draw(sizes: list[int], found: dict[str, list[float]], fleet: list[dict]) -> bytes:
+    """Time, memory, files and machines: points where it was measured, dashes where it is reckoned."""
+
+    def curve(axes, name: str, label: str, scale: float = 1.0) -> None:
+        values = np.array(found[name]) * scale
+        line = axes.loglog(sizes, values, "o-", label=label, markersize=4)[0]
+        far = values[-1] * (MILLION / sizes[-1]) ** max(power(sizes, found[name]), 1.0)
+        axes.loglog([sizes[-1], MILLION], [values[-1], far], "--", color=line.get_color())
+
+    with chart.canvas(6.4, 2, 2) as (figure, axes):
+        for name in ("resume", "list and hash", "write the ledger once", "open shards"):
+            curve(axes[0, 0], name, name)
+        axes[0, 0].set(title="core-seconds", xlabel="meshes")
+        curve(axes[0, 1], "MiB of the run's process", "a run's process")
+        curve(axes[0, 1], TRAINER, "each trainer's process, from shards")
+        axes[0, 1].axhline(16 * 1024, color=chart.GREY, linestyle=":", label="16 GiB")
+        axes[0, 1].set(title="MiB of memory", xlabel="meshes")
+        grid = np.array([*sizes, MILLION])
+        rows = [("files of a dataset", FILES), ("of its shards", 2 / (SHARD // PACKED)), ("of its archives", 2 / 43)]
+        for name, count in rows:  # 43 meshes of 6 MB fill an archive
+            axes[1, 0].loglog(grid, np.maximum(grid * count, 2), "--", label=name)
+        axes[1, 0].axhline(6.1e7, color=chart.GREY, linestyle=":", label="room on 1 TB of ext4")
+        axes[1, 0].set(title="files, reckoned", xlabel="meshes")
+        for meshes in (10**5, MILLION):
+            chosen = [row for row in fleet if row["meshes"] == meshes]
+            axes[1, 1].loglog(
+                [row["machines"] for row in chosen], [row["hours"] for row in chosen], "s--", label=f"{meshes:,} meshes"
+            )
+        axes[1, 1].set(title="hours of 01 to 03, simulated", xlabel=f"machines of {THREADS} threads")
+        for one in axes.flat:
+            one.legend(fontsize=7)
+        return chart.image(figure, "growth").data
+
+
+def plain(value: float) -> str:
+    """A number for people: three digits that count."""
+    if value >= 1e6:
+        return f"{value / 1e6:,.3g} million" if value < 1e9 else f"{value / 1e9:,.3g} billion"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
 def write(target: Path, sizes: list[int], found: dict[str, list[float]]) -> str:
     """A page with tables and a chart; its words as text too."""
     target.mkdir(parents=True, exist_ok=True)
-    steps = ["list and hash", "list again", "read items.csv", "resume", "write the ledger once"]
-    with chart.canvas(3.4, 1, 2) as (figure, axes):
-        for name, line in zip(steps, ["o-"] * 4 + ["o--"], strict=True):
-            axes[0, 0].loglog(sizes, found[name], line, label=name, markersize=4)
-        axes[0, 0].set(title="core-seconds", xlabel="meshes")
-        axes[0, 0].legend(fontsize=7)
-        axes[0, 1].loglog(sizes, found["MiB of the run's process"], "o-", label="MiB of the run's process")
-        axes[0, 1].loglog(sizes, np.array(found["bytes of facts"]) / 2**20, "o-", label="MiB of facts")
-        axes[0, 1].loglog(sizes, np.array(found["bytes of a ledger"]) / 2**20, "o-", label="MiB of a ledger")
-        axes[0, 1].set(title="memory and small files", xlabel="meshes")
-        axes[0, 1].legend(fontsize=7)
-        (target / "growth.png").write_bytes(chart.image(figure, "growth").data)
+    fleet = machines(found["resume"][-1] / sizes[-1])  # an answer's way into the ledger costs no more than that
+    (target / "growth.png").write_bytes(draw(sizes, found, fleet))
     heads = ["step", *(f"{size:,}" for size in sizes), "grows as N to the"]
-    measured = [[n, *(f"{v:,.3g}" for v in values), f"{power(sizes, values):.2f}"] for n, values in found.items()]
-    breaks = [[name, f"{value:,.3g}", most, f"{n:,.2g}"] for name, value, most, n in limits(sizes, found)]
-    each = found["resume"][-1] / sizes[-1]  # an answer's way into the ledger costs no more than that
-    reckoned = []
-    for meshes, machines in [(10**5, 1), (10**5, 10), (10**5, 100), (MILLION, 10), (MILLION, 100), (MILLION, 1000)]:
-        result = simulate(meshes, machines, each)
-        row = [f"{meshes:,}", f"{machines:,}", f"{result['hours']:,.1f}", f"{result['busy']:.0%}"]
-        made = meshes * (OUTPUTS["01_watertight"] + OUTPUTS["02_sharp_sample"] + OUTPUTS["03_render"] + 3)  # and facts
-        reckoned.append([*row, f"{made / result['hours'] / 3600:,.0f}", f"{result['given out again']:,}"])
+    measured = [[n, *map(plain, values), f"{power(sizes, values):.2f}"] for n, values in found.items()]
+    broken = limits(sizes, found)
+    breaks = [[name, plain(value), plain(most), plain(rounded(n)), then] for name, value, most, n, then in broken]
+    reckoned = [
+        [
+            *(f"{row[name]:,}" for name in ("meshes", "machines")),
+            *(f"{row['hours']:,.1f}", f"{row['busy']:.0%}", f"{row['files a second']:,.0f}"),
+            f"{row['given out again']:,}",
+        ]
+        for row in fleet
+    ]
     columns = ["meshes", "machines", "hours", "busy", "files a second", "given out again"]
     tables = [
+        (f"What breaks first, at {MILLION:,}", ["what", "then", "too much", "at so many meshes", "way out"], breaks),
         ("Measured", heads, measured),
-        (f"What breaks first, at {MILLION:,}", ["what", "then", "too much", "at so many meshes"], breaks),
-        (f"01 to 03 on machines of {THREADS} threads", columns, reckoned),
+        (f"01 to 03 on machines of {THREADS} threads, simulated", columns, reckoned),
     ]
-    parts = ["<h1>Growth</h1>\n", '<p><img src="growth.png" alt="curves of the first table"></p>\n']
-    lines = []
+    first = "; ".join(f"{name} (with {plain(rounded(n))} meshes)" for name, _, _, n, _ in broken[:4])
+    how = (
+        f"Measured at {' to '.join(f'{size:,}' for size in (sizes[0], sizes[-1]))} meshes by core-seconds of a process "
+        "of its own, with stand-ins: a mesh is a few bytes, but its facts, ledger row and entry beside a shard are as "
+        f"long as real ones. Beyond, dashed, by the exponent between the last two sizes, 1 at the least. {FILES} files "
+        f"and {sum(MEGABYTES.values())} MB a mesh are those of the notebooks' defaults at resolution 256. Machines are "
+        "simulated: meshes of a log-normal time (median 15 s), an answer at a time to the run, and a machine in a day "
+        "lost by chance for five minutes."
+    )
+    parts = [
+        "<h1>From a hundred meshes to a million</h1>\n",
+        f'<p class="question">What breaks first on the way? In this order: {markup.text(first)}.</p>\n',
+        f"<p>{markup.text(how)}</p>\n",
+        '<section><h2>Growth</h2><figure><img src="growth.png" alt="time, memory, files and hours by number of meshes '
+        'and machines: the tables below in curves"></figure></section>\n',
+    ]
+    lines = [f"What breaks first: {first}."]
     for title, names, rows in tables:
         cells = [[markup.text(cell) for cell in row] for row in rows]
-        parts.append(f"<h2>{title}</h2>\n" + markup.table(names, cells, title))
+        parts.append(f"<section><h2>{title}</h2>\n" + markup.table(names, cells, title) + "</section>\n")
         lines += [f"\n{title}", " | ".join(names), *(" | ".join(row) for row in rows)]
+    parts.append(f'<p class="quiet">Made {markup.moment(None)} by python tests/bench_dataset.py.</p>\n')
     markup.write(target / "index.html", "Growth", parts)
     return "\n".join(lines)
 
@@ -205,15 +320,21 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("outputs/scale"))
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--draw", action="store_true", help="the page again, from what was measured last time")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one)))
+        what, count = options.one
+        print(json.dumps({"tree": measure, "shards": measure_shards}[what](int(count))))
         sys.exit()
-    sizes = [size for size in (100, 1000, 10_000, 100_000) if size <= options.largest]
-    each = []
-    for size in sizes:
-        command = [sys.executable, __file__, "--one", str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        each.append(json.loads(done.stdout.splitlines()[-1]))
-    print(write(options.out, sizes, {name: [one[name] for one in each] for name in each[0]}))
+    kept = options.out / "growth.json"
+    if not options.draw:
+        sizes, each = [size for size in (100, 1000, 10_000, 100_000) if size <= options.largest], []
+        for size in sizes:
+            each.append({})
+            for what in ("tree", "shards"):
+                command = [sys.executable, __file__, "--one", what, str(size)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                each[-1] |= json.loads(done.stdout.splitlines()[-1])
+        dataset.write_text(kept, json.dumps({"sizes": sizes, "found": {k: [one[k] for one in each] for k in each[0]}}))
+    print(write(options.out, **json.loads(kept.read_text())))

@@ -1,23 +1,41 @@
-"""A small S3 server in memory, which fails, tears and stalls as it is told; nothing leaves this machine.
+"""An S3 server that fails, tears and stalls as it is told, its bucket in memory or moto's; nothing leaves this machine.
 
-Why not moto's: it needs python-dateutil < 3, and the notebooks' packages are tried with 4. Set LIB_S3 to the address of
-one that runs in an environment of its own, and tests/test_store.py asks it too.
+moto needs python-dateutil < 3, and the notebooks' packages are tried with 4: it has an environment of its own. LIB_S3
+may be the address of another server, which is then asked in its place: its bucket called `bucket` is emptied.
 """
 
+import atexit
 import contextlib
+import functools
+import http.client
+import os
 import re
+import subprocess
+import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator
+import venv
+from collections.abc import Iterator, MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from xml.sax.saxutils import escape
+from pathlib import Path
+from xml.sax.saxutils import escape, unescape
+
+import pytest
+
+from lib import store
+
+SERVERS = ["here", pytest.param("moto", marks=pytest.mark.slow)]
+MOTO = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"]
+WHO = "AWS4-HMAC-SHA256 Credential=k/20261127/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"  # not checked
+HOP = {"transfer-encoding", "connection", "content-length", "host", "date", "server", "expect"}  # between two machines
 
 
 class Bucket:
     """What lies there, and what is to go wrong: (method, what) pairs, each met once, in their order for a method."""
 
-    def __init__(self):
-        self.objects: dict[str, bytes] = {}
+    def __init__(self, behind: str = ""):
+        self.behind = behind  # address of a server that keeps the objects; else it is done here
+        self.objects: MutableMapping[str, bytes] = Behind(behind) if behind else {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[tuple[str, str]] = []
         self.asked: list[str] = []
@@ -31,9 +49,9 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[tuple[str, Bucket]]:
+def serving(behind: str = "") -> Iterator[tuple[str, Bucket]]:
     """Address of the server and its one bucket, called `bucket`."""
-    bucket = Bucket()
+    bucket = Bucket(behind)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"bucket": bucket}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -44,6 +62,18 @@ def serving() -> Iterator[tuple[str, Bucket]]:
         bucket.released.set()
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def faulty(kind: str, monkeypatch) -> Iterator[Bucket]:
+    """The bucket of a server of SERVERS, known to lib.store, which does not wait between its tries."""
+    pytest.importorskip("obstore")
+    with serving(moto() if kind == "moto" else "") as (address, bucket):
+        keys = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+        for name, value in (keys | {"AWS_REGION": "us-east-1"}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(store, "PAUSE", 0)
+        yield bucket
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,51 +105,60 @@ class Handler(BaseHTTPRequestHandler):
         if fault.isdigit():
             return self.answer(int(fault), b"<Error><Code>SlowDown</Code></Error>")
         if self.command == "PUT":
-            stored = body[: len(body) // 2] if fault == "torn" else body
-            if fault == "flip":
-                stored = body[:-1] + bytes([body[-1] ^ 1])
-            if "partNumber" in query:
-                bucket.parts[query["uploadId"]][int(query["partNumber"])] = stored
-            else:
-                bucket.objects[key] = stored
-            return self.answer(200, ETag='"e"')
+            body = body[: len(body) // 2] if fault == "torn" else flipped(body) if fault == "flip" else body
+        status, data, headers = self.forwarded(body) if bucket.behind else self.done(query, key, body)
+        if self.command == "GET" and fault == "flip":
+            data = flipped(data)
+        if self.command == "GET" and fault == "cut":  # half of what was promised, then silence
+            headers["Content_Length"] = str(len(data))
+            self.close_connection = True
+            data = data[: len(data) // 2]
+        self.answer(status, data, **headers)
+
+    def forwarded(self, body: bytes) -> tuple[int, bytes, dict]:
+        given = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+        status, data, headers = ask(self.bucket.behind, self.command, self.path, body, given)
+        told = {name: value for name, value in headers.items() if name.lower() not in HOP}
+        return status, data, told | ({"Content-Length": headers["Content-Length"]} if self.command == "HEAD" else {})
+
+    def done(self, query: dict, key: str, body: bytes) -> tuple[int, bytes, dict]:
+        bucket, xml = self.bucket, {}
+        if self.command == "PUT" and "partNumber" in query:
+            bucket.parts[query["uploadId"]][int(query["partNumber"])] = body
+            return 200, b"", {"ETag": '"e"'}
+        if self.command == "PUT":
+            bucket.objects[key] = body
+            return 200, b"", {"ETag": '"e"'}
         if self.command == "POST" and "uploads" in query:
             bucket.parts[key] = {}
             text = f"<InitiateMultipartUploadResult><UploadId>{escape(key)}</UploadId></InitiateMultipartUploadResult>"
-            return self.answer(200, text.encode())
+            return 200, text.encode(), xml
         if self.command == "POST" and "uploadId" in query:
             bucket.objects[key] = b"".join(data for _, data in sorted(bucket.parts.pop(query["uploadId"]).items()))
             text = "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
-            return self.answer(200, text.encode())
+            return 200, text.encode(), xml
         if self.command == "POST":  # ?delete, of many
             gone = re.findall(r"<Key>.*?</Key>", body.decode())
             for name in gone:
                 bucket.objects.pop(name[5:-6], None)
             text = "".join(f"<Deleted>{name}</Deleted>" for name in gone)
-            return self.answer(200, f"<DeleteResult>{text}</DeleteResult>".encode())
+            return 200, f"<DeleteResult>{text}</DeleteResult>".encode(), xml
         if self.command == "DELETE":
             bucket.objects.pop(key, None)
-            return self.answer(204)
+            return 204, b"", xml
         if "list-type" in query:
-            return self.answer(200, self.listing(query).encode(), Content_Type="application/xml")
+            return 200, self.listing(query).encode(), {"Content_Type": "application/xml"}
         if key not in bucket.objects:
-            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        self.send_object(bucket.objects[key], fault)
+            return 404, b"<Error><Code>NoSuchKey</Code></Error>", xml
+        return self.piece(bucket.objects[key])
 
-    def send_object(self, data: bytes, fault: str) -> None:
+    def piece(self, data: bytes) -> tuple[int, bytes, dict]:
         headers = {"ETag": '"e"', "Last_Modified": "Fri, 27 Nov 2026 12:00:00 GMT", "Accept_Ranges": "bytes"}
-        status, span = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if span:
-            first, last = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)
-            headers["Content_Range"] = f"bytes {first}-{last}/{len(data)}"
-            status, data = 206, data[first : last + 1]
-        if fault == "flip":
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        if fault == "cut":  # half of what was promised, then silence
-            headers["Content_Length"] = str(len(data))
-            self.close_connection = True
-            data = data[: len(data) // 2]
-        self.answer(status, data, **headers)
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not span:
+            return 200, data, headers
+        first, last = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)
+        return 206, data[first : last + 1], headers | {"Content_Range": f"bytes {first}-{last}/{len(data)}"}
 
     def chunk(self) -> bytes:
         size = int(self.rfile.readline().split(b";")[0], 16)
@@ -141,3 +180,72 @@ class Handler(BaseHTTPRequestHandler):
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+# -- moto -------------------------------------------------------------------------------------------------------------
+
+
+class Behind(MutableMapping):
+    """The objects of another server's bucket."""
+
+    def __init__(self, address: str):
+        self.address = address
+        ask(address, "PUT", "/bucket")
+        for key in tuple(iter(self)):
+            del self[key]
+
+    def __iter__(self) -> Iterator[str]:
+        data = ask(self.address, "GET", "/bucket?list-type=2&max-keys=1000")[1].decode()
+        return iter([unescape(key) for key in re.findall("<Key>(.*?)</Key>", data)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, key: str) -> bytes:
+        status, data, _ = ask(self.address, "GET", f"/bucket/{urllib.parse.quote(key)}")
+        if status != 200:
+            raise KeyError(key)
+        return data
+
+    def __setitem__(self, key: str, data: bytes) -> None:
+        assert ask(self.address, "PUT", f"/bucket/{urllib.parse.quote(key)}", data)[0] == 200
+
+    def __delitem__(self, key: str) -> None:
+        assert ask(self.address, "DELETE", f"/bucket/{urllib.parse.quote(key)}")[0] == 204
+
+
+def ask(address: str, method: str, path: str, body: bytes = b"", headers: dict | None = None) -> tuple:
+    """Status, bytes and headers of one answer."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=60)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers or {"Authorization": WHO})
+        found = connection.getresponse()
+        return found.status, found.read(), dict(found.getheaders())
+
+
+@functools.cache
+def moto() -> str:
+    """Address of moto's server, in an environment that is made for it and goes with this process."""
+    if os.environ.get("LIB_S3"):
+        return os.environ["LIB_S3"]
+    folder = tempfile.TemporaryDirectory(prefix="moto-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    venv.create(folder.name, with_pip=True)
+    python = next(
+        Path(folder.name, name) for name in ("bin/python", "Scripts/python.exe") if Path(folder.name, name).exists()
+    )
+    made = subprocess.run([python, "-m", "pip", "install", "-q", *MOTO], capture_output=True, text=True, timeout=300)
+    if made.returncode:
+        pytest.skip(f"moto's server cannot be installed, as without a network: {made.stderr.strip()[-300:]}")
+    command = [python, "-u", "-m", "moto.server", "-p", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    atexit.register(server.kill)
+    for line in server.stderr:
+        if found := re.search(r"Running on (http://[\d.:]+)", line):
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # or it stops when the pipe is full
+            return found[1]
+    raise AssertionError("moto's server ended as it began")

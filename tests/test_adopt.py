@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from lib import adopt, attempt, dataset, mesh, sharp_sample, watertight
+from lib import adopt, attempt, dataset, mesh, sharp_sample, vae, watertight
 
 R = 64
 
@@ -86,6 +86,10 @@ def test_what_is_right_is_kept_by_the_stages_and_each_fault_has_its_reason(tmp_p
     assert set(told(tmp_path).values()) >= {"the tree has its own already"}
 
 
+def both(one: tuple, other: tuple) -> tuple:
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1] + len(one[0])])
+
+
 def spoilt(folder: Path, how: str) -> None:
     target = path(folder, "_normalized.obj")
     V, F = mesh.read(target)
@@ -100,8 +104,7 @@ def spoilt(folder: Path, how: str) -> None:
     elif how == "parts":  # the source has a second part that the old mesh lacks
         V, F = mesh.read(folder / "meshes" / "Cup 0.obj")
         ball = trimesh.creation.icosphere(2)
-        both = np.concatenate([V, ball.vertices * 0.8 + 2]), np.concatenate([F, ball.faces + len(V)])
-        mesh.write(folder / "meshes" / "Cup 0.obj", *both)
+        mesh.write(folder / "meshes" / "Cup 0.obj", *both((V, F), (ball.vertices * 0.8 + 2, ball.faces)))
     elif how == "lost":
         target.unlink()
 
@@ -128,7 +131,7 @@ def test_a_mesh_that_is_wrong_is_refused_and_so_are_its_points(tmp_path, how, re
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("sign", "wrong sign"), ("labels", "no distances"), ("cut", "holds no sample points"), ("moved", "off the mesh")],
+    [("sign", "wrong sign"), ("labels", "no distances"), ("cut", "cut short or damaged"), ("moved", "off the mesh")],
 )
 def test_points_that_are_wrong_are_refused(tmp_path, how, reason):
     old_tree(tmp_path)
@@ -146,18 +149,58 @@ def test_points_that_are_wrong_are_refused(tmp_path, how, reason):
     assert found["cup_0", "01"] == "" and reason in found["cup_0", "02"] and found["cup_1", "02"] == ""
 
 
-def test_latents_are_taken_only_of_a_vae_that_is_named(tmp_path, monkeypatch):
+def test_latents_are_taken_only_of_a_vae_that_is_named(tmp_path):
     old_tree(tmp_path)
     np.save(path(tmp_path, "_latent_sample.npy"), np.random.default_rng(0).normal(size=(1, 256, 64)))
     assert "--vae" in told(tmp_path)["cup_0", "05"]
-    monkeypatch.setattr(adopt.weights, "file_of", lambda where: Path(where))
-    monkeypatch.setattr(adopt.vae, "load", lambda where: type("VAE", (), {"config": {"tokens": [256]}}))
-    (tmp_path / "vae").write_text("weights")
+    vae.save(vae.build("tiny", tokens=256), tmp_path / "vae")
     adopt.adopt(tmp_path / "old", tmp_path / "meshes", tmp_path / "tree", R, str(tmp_path / "vae"))
     item = dataset.items(tmp_path / "tree", R)[0]
     assert np.load(item.path("_latent_sample.npy")).shape == (256, 64)
-    assert dataset.read_facts(item)["05_latents"]["parameters"]["sha256"] == dataset.sha256(tmp_path / "vae")
+    assert dataset.read_facts(item)["05_latents"]["parameters"]["sha256"] == dataset.sha256(
+        tmp_path / "vae" / "model.safetensors"
+    )
     assert current(tmp_path, "05_latents", ["_sample_points.npz"]) == [True, False]
+
+
+def test_what_nobody_sees_from_outside_is_no_loss(tmp_path):
+    old_tree(tmp_path, 1)
+    V, F = mesh.read(tmp_path / "meshes" / "Cup 0.obj")
+    inner = trimesh.creation.torus(1.0, 0.1)
+    mesh.write(tmp_path / "meshes" / "Cup 0.obj", *both((V, F), (5 * inner.vertices + 2, inner.faces)))
+    assert told(tmp_path)["cup_0", "01"] == ""
+
+
+def test_the_watertight_scripts_own_name_is_known_and_the_original_is_not_taken_for_it(tmp_path):
+    old_tree(tmp_path)
+    path(tmp_path, "_normalized.obj").rename(path(tmp_path, ".obj"))
+    path(tmp_path, "_normalized.obj", 1).unlink()
+    (tmp_path / "old" / "Cup 1" / "Cup 1.obj").write_bytes((tmp_path / "meshes" / "Cup 1.obj").read_bytes())
+    found = told(tmp_path)
+    assert found["cup_0", "01"] == found["cup_0", "02"] == "" and found["cup_1", "01"].startswith("lost")
+    assert current(tmp_path, "01_watertight", ["source"]) == [True, False]
+
+
+def test_files_in_an_archive_of_the_older_scripts_are_told(tmp_path):
+    old_tree(tmp_path)
+    for suffix in ("_normalized.obj", "_sample_points.npz"):
+        path(tmp_path, suffix).unlink()
+    path(tmp_path, "_mesh_and_points.7z").write_bytes(b"7z")
+    assert told(tmp_path)["cup_0", "02"] == "lost, or still in _mesh_and_points.7z: unpack it there, adopt again"
+
+
+@pytest.mark.parametrize(
+    ("latents", "reason"),
+    [(np.array([{}], dtype=object), "holds Python objects"), (None, "cut short or damaged")],
+    ids=["pickled", "cut"],
+)
+def test_latents_that_cannot_be_read_are_told_why(tmp_path, latents, reason):
+    old_tree(tmp_path, 1)
+    target = path(tmp_path, "_latent_sample.npy")
+    target.write_bytes(target.read_bytes()[:-500])
+    if latents is not None:
+        np.save(target, latents)  # an array of objects
+    assert told(tmp_path)["cup_0", "05"].startswith(reason)
 
 
 def test_lost_views_are_counted(tmp_path):

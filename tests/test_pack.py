@@ -11,7 +11,7 @@ import test_archive
 import test_shard
 import torch
 
-from lib import dataset, pack, pairs, store
+from lib import dataset, pack, pairs
 from lib.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -22,14 +22,9 @@ def run(*words, capsys=None) -> tuple[int, str]:
     return code, capsys.readouterr().out if capsys else ""
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    pytest.importorskip("obstore")
-    with s3.serving() as (address, found):
-        keys = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-        for name, value in (keys | {"AWS_REGION": "us-east-1"}).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(store, "PAUSE", 0)
+@pytest.fixture(params=s3.SERVERS)
+def bucket(request, monkeypatch):
+    with s3.faulty(request.param, monkeypatch) as found:
         yield found
 
 
@@ -79,6 +74,25 @@ def test_a_network_learns_from_s3_what_it_learns_from_the_tree(tmp_path, bucket)
     bucket.faults = [("GET", "503"), ("GET", "flip"), ("GET", "cut")] * 3
     test_shard.train(tmp_path / "of_s3", "s3://bucket/a", memory=0)
     assert test_shard.weights(tmp_path / "of_s3") == test_shard.weights(tmp_path / "of_tree")
+
+
+def test_what_was_read_from_s3_is_not_fetched_again_and_a_damaged_copy_is(tmp_path, bucket, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    test_shard.tree(tmp_path / "tree", 10)
+    run("shards", tmp_path / "tree", "s3://bucket/a")
+    wanted = pairs.read(dataset.items(tmp_path / "tree", 64), memory=0)[0]["train"]
+
+    def epoch() -> int:
+        before = len(bucket.asked)
+        train = pairs.read(dataset.items("s3://bucket/a", 64), memory=0, disk=1.0)[0]["train"]
+        seen = [(k, view) for k in range(len(train)) for view in range(test_shard.VIEWS)]
+        assert all((train.features(*one) == wanted.features(*one)).all() for one in seen)
+        return len([asked for asked in bucket.asked[before:] if asked.endswith(".tar") and asked.startswith("GET")])
+
+    assert epoch() >= len(wanted) * test_shard.VIEWS and epoch() == 0
+    path = next(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and b"features" in path.read_bytes())
+    test_archive.flip(path, 100)
+    assert epoch() == 1 and epoch() == 0
 
 
 def test_archives_in_s3_lose_nothing(tmp_path, bucket, capsys):

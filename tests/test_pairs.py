@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lib import dataset, pairs
+from lib.seals import sealed
 
 TOKENS, CHANNELS, PATCHES, WIDTH, VIEWS = 6, 4, 9, 5, 3
 MADE = {"fingerprint": "f" * 64, "size": 42, "resize": 42}
@@ -141,6 +142,16 @@ def test_meshes_without_latents_or_features_are_left_out(tmp_path):
         pairs.read(items, map="depth")
     with pytest.raises(ValueError, match="wanted one of image, depth, normal"):
         pairs.read(items, map="albedo")
+
+
+def test_statistics_of_which_a_bit_changed(tmp_path):
+    items = tree(tmp_path, 12)
+    path = tmp_path / "64_latent_stats.json"
+    path.write_text(sealed(json.loads(path.read_text())))
+    assert len(pairs.read(items)[0]["train"]) and '"tokens"' in path.read_text()
+    path.write_text(path.read_text().replace('"std": [2.0', '"std": [2.5'))
+    with pytest.raises(ValueError, match=r"64_latent_stats.json is missing or damaged. Run 05_latents"):
+        pairs.read(items)
 
 
 @pytest.mark.parametrize(

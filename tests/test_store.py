@@ -1,8 +1,6 @@
 """Folders and buckets: whole, verified or not there, whatever an S3 server does on the way."""
 
 import hashlib
-import os
-import urllib.request
 from unittest import mock
 
 import pytest
@@ -14,29 +12,20 @@ from lib.store import Store, Torn
 DATA = bytes(range(256)) * 40
 
 
-def keys(address: str) -> dict:
-    names = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    return names | {"AWS_REGION": "us-east-1"}
-
-
-@pytest.fixture
-def bucket(monkeypatch):
+@pytest.fixture(params=s3.SERVERS)
+def bucket(request, monkeypatch):
     """A bucket whose faults are to be told, and a client that does not wait between its tries."""
-    pytest.importorskip("obstore")
-    with s3.serving() as (address, found):
-        for name, value in keys(address).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(store, "PAUSE", 0)
+    with s3.faulty(request.param, monkeypatch) as found:
         yield found
 
 
-@pytest.fixture(params=["folder", "s3", "memory"])
-def place(request, tmp_path):
-    if request.param == "s3":
-        request.getfixturevalue("bucket")
-    return {"folder": str(tmp_path / "there"), "s3": "s3://bucket/some/prefix", "memory": f"memory://{tmp_path}"}[
-        request.param
-    ]
+@pytest.fixture(params=["folder", "memory", *s3.SERVERS])
+def place(request, tmp_path, monkeypatch):
+    if request.param in ("folder", "memory"):
+        yield str(tmp_path / "there") if request.param == "folder" else f"memory://{tmp_path}"
+        return
+    with s3.faulty(request.param, monkeypatch):
+        yield "s3://bucket/some/prefix"
 
 
 def test_what_is_written_is_read(place, tmp_path):
@@ -136,14 +125,3 @@ def test_a_run_is_copied_once_and_without_its_checkpoints(bucket, tmp_path):
 def test_a_place_that_cannot_be_opened_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"abc://there: abc:// cannot be opened"):
         Store("abc://there")
-
-
-@pytest.mark.skipif(not os.environ.get("LIB_S3"), reason="LIB_S3 gives no address of an S3 server, such as moto's")
-def test_another_s3_server_agrees(monkeypatch, tmp_path):
-    for name, value in keys(os.environ["LIB_S3"]).items():
-        monkeypatch.setenv(name, value)
-    urllib.request.urlopen(urllib.request.Request(f"{os.environ['LIB_S3']}/bucket", method="PUT"))
-    here = Store("s3://bucket/test")
-    for name in here.names():
-        here.remove(name)
-    test_what_is_written_is_read("s3://bucket/test", tmp_path)

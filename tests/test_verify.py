@@ -7,6 +7,7 @@ import pytest
 from test_archive import flip, put, tree
 
 from lib import attempt, dataset, verify
+from lib.seals import sealed
 
 
 def shout(item) -> dict:
@@ -72,13 +73,56 @@ def test_every_bit_of_the_facts_counts(run, tmp_path):
     item = dataset.items(tmp_path / "tree", 64)[0]
     path = item.path("_facts.json")
     text = path.read_text()
-    place = text.index('"exact": 0.1')
-    for at, stages in ((place + 9, {"01_shout"}), (0, {"01_shout", "02_echo"})):
+    place, time = text.index('"exact": 0.1'), text.index('"seconds": ')
+    for at, stages in ((place + 9, {"01_shout"}), (time + 11, {"01_shout"}), (0, {"01_shout", "02_echo"})):
         path.write_text(text)
         flip(path, at)
         assert len(verify.verify(tmp_path / "tree", 64, jobs=1)) == 1
         assert {stage for (stage, name), status in run().items() if status == "done"} == stages
         assert verify.verify(tmp_path / "tree", 64, jobs=1) == []
+
+
+def test_a_flipped_bit_anywhere_in_the_list_of_items_costs_that_line(run, tmp_path):
+    run()
+    path, items = tmp_path / "tree" / "items.csv", dataset.items(tmp_path / "tree", 64)
+    text = path.read_bytes()
+    for at in range(len(text)):
+        path.write_bytes(text)
+        flip(path, at)
+        _, faults = verify.listed(tmp_path / "tree", mend=False)
+        assert faults and all("01_watertight" in f["do"] and f["file"] == str(path) for f in faults), at
+    path.write_bytes(text)
+    flip(path, text.index(items[2].sha256.encode()))
+    with pytest.raises(ValueError, match=r"items\.csv: line 4 is damaged"):
+        dataset.items(tmp_path / "tree", 64)
+    assert [fault["fault"] for fault in verify.verify(tmp_path / "tree", 64, jobs=1)] == ["changed in line 4"]
+    assert [item.name for item in dataset.items(tmp_path / "tree", 64)] == [items[k].name for k in (0, 1, 3)]
+    assert set(run().values()) == {"kept"} and path.read_bytes() == text
+
+
+def test_a_list_of_an_older_release_has_no_seals_and_gets_them_with_the_next_new_mesh(run, tmp_path):
+    run()
+    path = tmp_path / "tree" / "items.csv"
+    text = path.read_text()
+    path.write_text("\n".join(line.rpartition(",")[0] for line in text.splitlines()) + "\n")
+    assert verify.verify(tmp_path / "tree", 64, jobs=1) == []
+    assert set(run().values()) == {"kept"}
+    (tmp_path / "meshes" / "e.obj").write_text("e")
+    run()
+    assert path.read_text().splitlines()[:5] == text.splitlines()
+
+
+def test_statistics_with_a_flipped_bit_are_set_aside_and_nobody_learns_from_them(run, tmp_path):
+    run()
+    path = tmp_path / "tree" / "64_latent_stats.json"
+    text = sealed({"mean": [0.1, 0.2], "std": [1.0, 2.0], "tokens": 8})
+    for at in range(len(text)):
+        path.write_text(text)
+        flip(path, at)
+        faults = verify.verify(tmp_path / "tree", 64, jobs=1)
+        assert [(f["file"], "05_latents" in f["do"]) for f in faults] == [(str(path), True)] and not path.exists()
+    path.write_text(text)
+    assert verify.verify(tmp_path / "tree", 64, jobs=1) == []
 
 
 def test_only_telling_changes_nothing(run, tmp_path):
@@ -106,6 +150,9 @@ def test_what_is_in_an_archive_is_not_missing(tmp_path):
     items = tree(tmp_path / "tree", 2)
     put(tmp_path / "tree", tmp_path / "there", remove=True)
     assert verify.verify(tmp_path / "tree", 64, jobs=1) == []
+    flip(items[0].path("_archived.json"), 30)
+    faults = verify.verify(tmp_path / "tree", 64, mend=False, jobs=1)
+    assert len(faults) == 6 and faults[0]["file"].endswith("_archived.json") and "restore" in faults[0]["do"]
     (items[0].path("_archived.json")).unlink()
     assert len(verify.verify(tmp_path / "tree", 64, jobs=1)) == 5
 
