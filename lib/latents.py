@@ -13,11 +13,8 @@ import torch
 from lib import chart, memory, mesh, pairs, picture, points, score, vae, weights
 from lib.dataset import Item, read_facts, sha256, splits, write_text
 from lib.decode import smallest
-<<<<<<< HEAD
-from lib.simplify import thinned
-=======
 from lib.seals import sealed
->>>>>>> h10
+from lib.simplify import thinned
 from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
@@ -154,8 +151,7 @@ def statistics(items: list[Item], about: dict, tokens: list) -> tuple[dict, str]
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
     stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
-<<<<<<< HEAD
-    write_text(target, json.dumps(stats, indent=1))
+    write_text(target, sealed(stats, 1))
     return stats, ""
 
 
@@ -183,10 +179,6 @@ def deviations(stats: dict) -> str:
     if not stats:
         return "No deviation of channels: no mesh to take it over."
     return f"deviation of the {stats['channels']} channels: {min(stats['std']):.3f} to {max(stats['std']):.3f}"
-=======
-    write_text(Path(items[0].dataset, f"{items[0].resolution}_latent_stats.json"), sealed(stats, 1))
-    return stats
->>>>>>> h10
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
