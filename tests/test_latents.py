@@ -322,9 +322,9 @@ def test_shares_and_words():
     assert latents.shares("cuda:1", -1, 0) == {"jobs": 3, "batch": 16}
     assert latents.shares("cuda", 2, 4) == {"jobs": 2, "batch": 4}
     about = {"size": "tiny", "million parameters": 0.37, "weights": "run/11", "sha256": "ab" * 32}
-    about |= {"channels": 16, "device": "CPU", "clip": 0.05}
+    about |= {"channels": 16, "anchors": "matched", "device": "CPU", "clip": 0.05}
     assert "tiny (0.37 M parameters, run/11" in latents.title(about, [16, 32])
-    assert "16 and 32 tokens of 16, on CPU" in latents.title(about, [16, 32])
+    assert "16 and 32 matched tokens of 16, on CPU" in latents.title(about, [16, 32])
     told = latents.promise([8, 9], about)
     assert isinstance(told, pd.DataFrame) and list(told["depth"]) == [8, 9]
     assert told.iloc[0, 1] == pytest.approx(told.iloc[0, 2] * 2.1 / 256)
