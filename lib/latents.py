@@ -14,13 +14,14 @@ import torch
 from lib import chart, memory, mesh, pairs, picture, points, score, vae, weights
 from lib.dataset import Item, read_facts, sha256, splits, write_text
 from lib.decode import smallest
+from lib.simplify import thinned
 from lib.surface import half, surface
 
 SAMPLES = "_sample_points.npz"
 STAGE = "05_latents"
 choose = memory.choose  # the notebook asks it
 COMPARED = 30_000  # points of either surface whose distances are the error
-DRAWN = 4_000_000  # faces that a picture shows; VTK takes about 250 bytes a face
+DRAWN = 1_000_000  # faces of a picture: more than it has pixels; VTK takes about 250 bytes a face
 AUTHOR = {8: (27, 2.1), 9: (210, 6.1), 10: (1800, 23.7)}  # seconds and GB, every grid point asked, on a 3090
 
 # -- encoding ---------------------------------------------------------------------------------------------------------
@@ -230,10 +231,8 @@ def warm_up(model: vae.VAE) -> None:
 
 
 def drawable(V: np.ndarray, F: np.ndarray, facts: dict) -> tuple | str:
-    """A mesh as pictures take it, or why there is none."""
-    if facts["result"] != "whole":
-        return facts["result"]
-    return (V, F) if len(F) <= DRAWN else f"{len(F):,} faces, too many to draw"
+    """A mesh as pictures take it, with the number of faces that it had; or why there is none."""
+    return facts["result"] if facts["result"] != "whole" else (*thinned(V, F, DRAWN), len(F))
 
 
 def by_depth(found: pd.DataFrame) -> pd.DataFrame:
@@ -282,19 +281,25 @@ def pictures(rows: pd.DataFrame, meshes: dict, dataset: str, resolution: int, de
     shown, titles = [], []
     for name in rows["item"]:
         item = Item(name, "", "", str(dataset), resolution)
-        shown.append(came(item))
-        titles.append(f"{name}\nthe shape")
+        shape = came(item)
+        shown.append(shape if isinstance(shape, str) else shape[:2])
+        titles.append(f"{name}\nthe shape" + ("" if isinstance(shape, str) else f", {faces(*shape)}"))
         for depth in depths:
             made = meshes[name, tokens, depth]
-            shown.append(made)
-            titles.append(f"depth {depth}\n" + ("" if isinstance(made, str) else f"{len(made[1]):,} faces"))
+            shown.append(made if isinstance(made, str) else made[:2])
+            titles.append(f"depth {depth}\n" + ("" if isinstance(made, str) else faces(*made)))
     alt = f"Shapes and what their latents decode to at depth {', '.join(map(str, depths))}"
     return picture.contact_sheet(shown, titles, 1 + len(depths), together=1 + len(depths), alt=alt, **view)
 
 
-def came(item: Item):
+def faces(V: np.ndarray, F: np.ndarray, count: int) -> str:
+    """How many a mesh has, and how many of them are in the picture."""
+    return f"{count:,} faces" + (f", drawn as {len(F):,}" if len(F) < count else "")
+
+
+def came(item: Item) -> tuple | str:
     try:
-        return mesh.read(item.path("_normalized.obj"))
+        return drawable(*mesh.read(item.path("_normalized.obj")), {"result": "whole"})
     except ValueError as error:
         return f"cannot be read: {error}"
 

@@ -13,6 +13,7 @@ from lib.field import morton
 
 BEND = 30.0  # degrees that normals differ by about a sharp edge
 OPPOSITE = 150.0  # degrees from which it is the other side of a wall, and no edge
+PIECE = 1 << 20  # faces at once
 REACH = 0.02  # how far from a sharp edge a point still counts as one of it, and how far off it may be
 
 
@@ -110,13 +111,23 @@ def surface_sample(V, F, count: int, rng: np.random.Generator) -> tuple[np.ndarr
     """The same, and the normals (count, 3) there."""
     if not len(F):
         return np.zeros((0, 3)), np.zeros((0, 3))
-    A, B, C = (V[F[:, k]].astype(np.float64) for k in range(3))
-    N = np.cross(B - A, C - A)
-    area = np.linalg.norm(N, axis=1)
+    area = np.concatenate([np.linalg.norm(corner_and_sides(V, F[n : n + PIECE])[3], axis=1) for n in at_once(F)])
     face = rng.choice(len(F), count, p=area / area.sum())
     u, v = rng.random((2, count, 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-    return A[face] + u * (B - A)[face] + v * (C - A)[face], N[face] / area[face, None]
+    A, along, across, N = corner_and_sides(V, F[face])
+    return A + u * along + v * across, N / area[face, None]
+
+
+def at_once(F: np.ndarray) -> range:
+    """Where the pieces of a mesh's faces begin: millions of them at once would take gigabytes."""
+    return range(0, len(F), PIECE)
+
+
+def corner_and_sides(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each face its first corner, the two sides from there, and their cross product, (m, 3) each."""
+    A, B, C = (V[F[:, k]].astype(np.float64) for k in range(3))
+    return A, B - A, C - A, np.cross(B - A, C - A)
 
 
 # -- one set beside another -------------------------------------------------------------------------------------------

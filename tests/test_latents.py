@@ -237,9 +237,23 @@ def test_out_of_memory_is_a_row(done, monkeypatch):
     shown = latents.pictures(rows, meshes, str(folder / "tree"), RESOLUTION, [5, 7])
     assert (
         len(shown[0][1]) == 4
-        and shown[1] == meshes[ledger["item"][0], 16, 5]
+        and shown[1] == meshes[ledger["item"][0], 16, 5][:2]
         and shown[2].startswith("out of memory: depth 7")
     )
+
+
+def test_what_has_too_many_faces_is_thinned_for_its_picture_which_says_so(done, monkeypatch):
+    ledger, _, folder, _ = done
+    ball_vae(monkeypatch)
+    monkeypatch.setattr(latents.picture, "contact_sheet", lambda meshes, titles, *_, **__: (meshes, titles))
+    monkeypatch.setattr(latents, "DRAWN", 5000)
+    rows, place = ledger.head(1), (str(folder / "tree"), RESOLUTION)
+    found, meshes = latents.costs(rows, *place, [5, 6], [16], "", "cpu")
+    shown, titles = latents.pictures(rows, meshes, *place, [5, 6])
+    few, many = found["faces"]
+    assert few <= 5000 < many and len(shown[1][1]) == few and 2500 < len(shown[2][1]) <= 5000
+    assert titles[0] == f"{ledger['item'][0]}\nthe shape, 4 faces" and titles[1] == f"depth 5\n{few:,} faces"
+    assert titles[2] == f"depth 6\n{many:,} faces, drawn as {len(shown[2][1]):,}"
 
 
 def test_a_gpu_that_is_full_is_a_row(done, monkeypatch):

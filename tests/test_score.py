@@ -169,3 +169,18 @@ def test_the_interval_of_a_mean_is_as_wide_as_theory_says():
     assert score.interval(values) == (low, high)  # seeded
     assert score.interval([5, 5, np.nan, 5]) == (5, 5)
     assert np.isnan(score.interval([])).all()
+
+
+def test_points_of_a_large_mesh_are_the_same_whatever_is_done_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    V, F = rng.random((500, 3)).astype(np.float32), rng.integers(0, 500, (20_000, 3))
+    whole = score.surface_sample(V, F, 3000, np.random.default_rng(1))
+    monkeypatch.setattr(score, "PIECE", 777)
+    pieces = score.surface_sample(V, F, 3000, np.random.default_rng(1))
+    assert all((a == b).all() for a, b in zip(whole, pieces, strict=True))
+    A, B, C = (V[F[:, k]].astype(float) for k in range(3))
+    N = np.cross(B - A, C - A)
+    area = np.linalg.norm(N, axis=1)
+    face = np.random.default_rng(1).choice(len(F), 3000, p=area / area.sum())
+    assert np.allclose(whole[1], N[face] / area[face, None], atol=0, rtol=1e-12)
+    assert np.abs(((whole[0] - A[face]) * whole[1]).sum(1)).max() < 1e-12  # each in the plane of its face

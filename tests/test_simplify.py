@@ -1,11 +1,13 @@
 import time
+import tracemalloc
 
 import igl
 import numpy as np
 import pytest
 import trimesh
 
-from lib.simplify import simplify
+from lib import simplify as module
+from lib.simplify import simplify, thinned
 
 
 def farthest(V, F, W, G):
@@ -62,3 +64,56 @@ def test_it_stays_within_a_cell_of_what_came(shape):
     assert len(np.unique(F)) == len(V), "every vertex is used"
     if shape != "soup":  # where whole triangles fall into one cell
         assert farthest(V, F, np.array(mesh.vertices), np.array(mesh.faces)) < 0.15
+
+
+# -- for a picture ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_few_enough_to_draw_is_drawn_as_it_is():
+    box = trimesh.creation.box()
+    V, F = thinned(box.vertices, box.faces, 12)
+    assert V is box.vertices and F is box.faces
+
+
+@pytest.mark.parametrize("most", [40_000, 4000])
+def test_a_thinned_surface_is_as_near_as_its_cells_are_small_and_looks_outward(most):
+    sphere = trimesh.creation.icosphere(subdivisions=7)  # 327,680 faces
+    V, F = thinned(sphere.vertices.astype(np.float32), sphere.faces.astype(np.int32), most)
+    assert most / 2 < len(F) <= most and V.dtype == np.float32
+    size = (module.FACES_A_CELL * 4 * np.pi / most) ** 0.5
+    A, B, C = V[F].swapaxes(0, 1)
+    assert np.abs(np.linalg.norm(V, axis=1) - 1).max() < size**2 / 2  # the mean of a cap lies below it
+    assert np.abs(np.linalg.norm((A + B + C) / 3, axis=1) - 1).max() < size**2
+    assert np.linalg.norm(np.cross(B - A, C - A), axis=1).sum() / 2 == pytest.approx(4 * np.pi, rel=0.02)
+    assert ((np.cross(B - A, C - A) * A).sum(1) > 0).mean() > 0.999
+    assert set(np.unique(F)) == set(range(len(V)))
+
+
+def test_both_sides_of_a_wall_stay_when_it_is_thinner_than_a_cell():
+    plate = trimesh.creation.box((2, 1, 0.004))
+    for _ in range(7):
+        plate = plate.subdivide()
+    turned = trimesh.transformations.rotation_matrix(0.5, [1, 2, 3])[:3, :3]
+    V, F = thinned(plate.vertices @ turned.T, plate.faces, 4000)
+    A, B, C = (V @ turned)[F].swapaxes(0, 1)
+    z = np.cross(B - A, C - A)[:, 2] / 2
+    assert z[z > 0].sum() == pytest.approx(2, rel=0.05) and z[z < 0].sum() == pytest.approx(-2, rel=0.05)
+
+
+def test_faces_without_an_area_are_no_reason_to_stop():
+    V = np.random.default_rng(0).random((30, 3)) * [1, 0, 0]
+    V, F = thinned(V, np.arange(30).reshape(-1, 3), 4)
+    assert len(F) <= 4
+
+
+def test_millions_of_faces_are_thinned_in_pieces(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 1 << 14)
+    sphere = trimesh.creation.icosphere(subdivisions=7)
+    V, F = sphere.vertices.astype(np.float32), sphere.faces.astype(np.int32)
+    tracemalloc.start()
+    pieces = thinned(V, F, 10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * len(F)  # one array of the three corners in double precision would be 72 bytes a face
+    monkeypatch.undo()
+    assert all((a == b).all() for a, b in zip(pieces, thinned(V, F, 10_000), strict=True))
