@@ -198,6 +198,6 @@ def unpack(keys: torch.Tensor) -> torch.Tensor:
     return torch.stack([keys >> 2 * BITS, keys >> BITS & mask, keys & mask], -1) - ORIGIN
 
 
-def pieces(keys: torch.Tensor) -> Iterator[torch.Tensor]:
+def pieces(keys: torch.Tensor, count: int = PIECE) -> Iterator[torch.Tensor]:
     """At least one, if an empty one."""
-    return (keys[n : n + PIECE] for n in range(0, max(len(keys), 1), PIECE))
+    return (keys[n : n + count] for n in range(0, max(len(keys), 1), count))

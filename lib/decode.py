@@ -18,6 +18,7 @@ from lib.dataset import BOX
 DEEPEST = 11
 NEAR = 1e-3  # of a cell: no vertex lies closer to a corner, so that no face is degenerate where a value is zero
 BAND = 0.95  # of the clip: farther values say only "far"
+BENDS = 4.0  # times what a field bends beside a cell it may bend in it: from here on no sheet can hide, see bend
 SEEN = 0.015  # radius that the default start finds for sure, if the field is a distance
 
 
@@ -109,6 +110,11 @@ def bound(level: int, depth: int, clip: float) -> float:
     return min(BAND, slope * span(level) / clip)
 
 
+def bends_show(level: int, depth: int, clip: float) -> bool:
+    """Is this the last level, and does the clip leave of the field what lies about a cell, to see it bend?"""
+    return level == depth - 1 and BAND * clip >= 2 * BOX / 2**level
+
+
 class Watch:
     """Seconds by step; waits for the GPU."""
 
@@ -133,23 +139,52 @@ def descend(field: Field, start: int, seek: int, clip: float, exact: bool) -> to
 
     Their corners are known then.
     """
-    size, offsets = 1 << field.depth - start, torch.tensor(OFFSETS @ STEPS, device=field.device)[:, None]
+    size = 2 << field.depth - start  # of a cell whose eight halves are looked at together
+    offsets, lattice = (steps_to(n, field.device) for n in (2, 3))
     side = torch.arange(0, field.last, size, device=field.device) + ORIGIN
     cells = (side[:, None, None] * STEPS[0] + side[:, None] * STEPS[1] + side).flatten()
     for level in range(start, seek):
-        size = 1 << field.depth - level
+        size //= 2
         limit = bound(level, field.depth, clip)
         halved = []
-        for part in pieces(cells):
-            value = field.corners(part, size)  # (8, c)
-            inside = value > 0
-            near = (inside.any(0) & ~inside.all(0)) | (value.abs().amin(0) < limit)
-            halved.append(unique(part[near] + offsets * (size // 2)))
+        for part in pieces(cells, PIECE // 8):
+            value = field(part + lattice * size).view(3, 3, 3, -1)
+            gap = gaps(value)  # (8, c)
+            near = gap < limit
+            if exact and bends_show(level, field.depth, clip):
+                near &= (gap <= 0) | (gap < BENDS * bend(value))
+            halved.append(unique((part + offsets * size)[near]))
         cells = torch.cat(halved)
         cells = unique(cells) if len(halved) > 1 else cells
+    cells = unique(torch.cat([unique(part + offsets * (size // 2)) for part in pieces(cells, PIECE // 8)]))
     for part in pieces(cells):
-        field.corners(part, 1 << field.depth - seek)
+        field.corners(part, size // 2)
     return cells
+
+
+def steps_to(count: int, device) -> torch.Tensor:
+    """From the first corner to so many along each side, (count^3, 1), in the order of their keys."""
+    ijk = torch.tensor(list(np.ndindex((count,) * 3)), device=device)
+    return (ijk * torch.tensor(STEPS, device=device)).sum(1, keepdim=True)
+
+
+def gaps(value: torch.Tensor) -> torch.Tensor:
+    """How far the nearest corner of each half (8, c) is from the other sign; not above 0 where there are both."""
+    low, high = value, value  # (3, 3, 3, c)
+    for axis in range(3):
+        low = torch.minimum(low.narrow(axis, 0, 2), low.narrow(axis, 1, 2))
+        high = torch.maximum(high.narrow(axis, 0, 2), high.narrow(axis, 1, 2))
+    return torch.maximum(low, -high).flatten(0, 2)  # (2, 2, 2, c) before
+
+
+def bend(value: torch.Tensor) -> torch.Tensor:
+    """How far a field leaves what is linear between corners, by the greatest second differences of 27 (3, 3, 3, c).
+
+    The distance to a sheet between corners has second differences of twice the least value at least along any line
+    through it, so that BENDS of 4 find it however thin it is; a ball that smallest() promises needs 1.9. Where the
+    field only comes near zero, it bends no more than elsewhere.
+    """
+    return sum(value.diff(2, axis).abs().flatten(0, 2).amax(0) for axis in range(3)) / 8  # (c,)
 
 
 def bisect(field: Field, cells: torch.Tensor, size: int) -> None:

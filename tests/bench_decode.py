@@ -84,8 +84,9 @@ def sample_of_dense(query, depth: int, device) -> float:
     return (time.perf_counter() - start) * count / len(chosen)
 
 
-def one(name, query, clip, args, depths):
-    """One field: fast, exact and dense, at each depth, in one run."""
+def one(name, query, clip, args, depths) -> list[tuple]:
+    """One field: fast, exact and dense, at each depth, in one run; what `summary` takes."""
+    told = []
     with torch.inference_mode():
         query(torch.zeros(100, 3, device=args.device))
     for depth in depths:
@@ -102,13 +103,32 @@ def one(name, query, clip, args, depths):
             seconds = time.perf_counter() - start
             show(name, depth, "dense", facts | {"faces": len(F)}, seconds)
             missed = {("exact" if e else "fast"): facts["cells"] - made[e]["cells"] for e in made}
+            told += [(depth, mode, missed.get(mode), made[mode == "exact"]) for mode in missed]
             print(f"{'':13} {'':5} dense / sparse: {ratios(seconds, modes)}; cells missed: {missed}")
-        elif args.sampled:
+        else:
+            told += [(depth, "exact" if exact else "fast", None, facts) for exact, facts in made.items()]
+        if depth > args.dense and args.sampled:
             seconds = sample_of_dense(query, depth, args.device)
             print(f"{'':13} {'':5} dense, from 1%: {seconds:,.0f} s of queries; / sparse: {ratios(seconds, modes)}")
         if depth in AUTHOR:
             seconds, gib = AUTHOR[depth]
             print(f"{'':13} {'':5} the author, 3090: {seconds} s, {gib} GB")
+    return told
+
+
+def summary(told: list[tuple]) -> None:
+    """Over all fields: what was asked, least, middle and most, and in how many a dense decode found more."""
+    for depth, mode in sorted({row[:2] for row in told}):
+        rows = [row[2:] for row in told if row[:2] == (depth, mode)]
+        asked = np.quantile([facts["per_corner"] for _, facts in rows], [0, 0.5, 1])
+        most = 100 * max(facts["of_dense"] for _, facts in rows)
+        beside = [missed for missed, _ in rows if missed is not None]
+        text = f"{len(rows)} fields, {asked[0]:.2f} to {asked[2]:.2f} values a corner (median {asked[1]:.2f})"
+        text += f", at most {most:.1f}% of dense"
+        text += (
+            f"; of {len(beside)} decoded densely {sum(map(bool, beside))} had cells that were missed" if beside else ""
+        )
+        print(f"depth {depth}, {mode}: {text}")
 
 
 def ratios(seconds, modes):
@@ -154,9 +174,11 @@ def main():
         cells_known(args.size, args)
     elif args.vae:
         model = vae.load(args.vae, args.device)
+        told = []
         for path in args.latents:
             z = np.load(path, allow_pickle=False)
-            one(Path(path).stem[:13], surface.field(model, z), model.config["clip"], args, args.depths)
+            told += one(Path(path).stem[:13], surface.field(model, z), model.config["clip"], args, args.depths)
+        summary(told)
     else:
         for name in args.shapes:
             one(name, lambda X, f=SHAPES[name]: (f(X) / args.clip).clamp(-1, 1), args.clip, args, args.depths)

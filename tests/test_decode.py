@@ -226,6 +226,61 @@ def test_a_cavity_is_found_like_a_piece(exact):
     assert euler == 4 and volume == pytest.approx(4 / 3 * math.pi * (0.8**3 - 0.1**3), rel=1e-3)
 
 
+# -- what bends -------------------------------------------------------------------------------------------------------
+
+
+def around_a_cell(field, count):
+    """Values (3, 3, 3, n) of fields of points (..., 3) about n cells of side 2, whose halves have side 1."""
+    axis = torch.arange(3.0)
+    X = torch.cartesian_prod(axis, axis, axis).view(3, 3, 3, 1, 3).expand(-1, -1, -1, count, -1)
+    return field(X)
+
+
+def test_the_gap_of_a_half_is_its_least_value_or_none_where_signs_differ():
+    value = torch.rand(3, 3, 3, 400) - torch.rand(400)
+    value[:, :, :, 0] = 0.0
+    found = decode.gaps(value)
+    for number, (i, j, k) in enumerate(np.ndindex(2, 2, 2)):
+        eight = value[i : i + 2, j : j + 2, k : k + 2].flatten(0, 2)
+        mixed = (eight > 0).any(0) & ~(eight > 0).all(0)
+        assert torch.equal(found[number][~mixed], eight.abs().amin(0)[~mixed]) and (found[number][mixed] <= 0).all()
+
+
+def test_what_is_linear_bends_nowhere_and_a_parabola_by_its_curvature():
+    n = torch.randn(50, 3)
+    assert decode.bend(around_a_cell(lambda X: (X * n).sum(-1) + 0.3, 50)).max() < 1e-6
+    bent = around_a_cell(lambda X: (n.abs() * X**2).sum(-1), 50)
+    assert torch.allclose(decode.bend(bent), 2 * n.abs().sum(1) / 8, atol=1e-5)
+    middle = (n.abs() * 0.25).sum(1)  # between corners 0 and 1, by how much it lies below the line
+    assert torch.allclose(decode.bend(bent), middle, atol=1e-5)
+
+
+def test_no_sheet_between_corners_can_hide_however_thin_and_however_turned():
+    generator = torch.Generator().manual_seed(0)
+    n = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator), dim=1)
+    n[:2000] = torch.eye(3)[torch.randint(3, (2000,), generator=generator)]  # along the grid, the hardest to see
+    inside = torch.rand(20_000, 3, generator=generator)  # a point of the sheet, in the first half
+    thick = 1e-3 * torch.rand(20_000, generator=generator)
+    value = around_a_cell(lambda X: thick - ((X - inside) * n).sum(-1).abs(), 20_000)
+    gap = decode.gaps(value)[0]
+    assert (gap > 0).any() and (gap < decode.BENDS * decode.bend(value))[gap > 0].all()
+
+
+@pytest.mark.parametrize("clip", [1 / decode.BAND, 1.5, 3.0, 100.0])  # cells
+def test_no_ball_that_is_promised_can_hide(clip):
+    r = max(3**0.5 / 4, 3**0.5 / 2 - min(decode.BAND * clip, 3**0.5 / 4))  # smallest() where this level decides
+    center = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    center[0] = 0.5
+    value = around_a_cell(lambda X: ((r - (X - center).norm(dim=-1)) / clip).clamp(-1, 1), 20_000)
+    gap = decode.gaps(value)[0]
+    assert gap[0] > 0 and (gap < decode.BENDS / 2 * decode.bend(value))[gap > 0].all()
+
+
+def test_bends_are_believed_only_where_the_clip_leaves_them():
+    assert decode.bends_show(7, 8, 0.05) and not decode.bends_show(6, 8, 0.05)
+    assert decode.bends_show(8, 9, 0.015) and not decode.bends_show(7, 8, 0.015)
+
+
 # -- a field that was trained ------------------------------------------------------------------------------------------
 
 
@@ -260,6 +315,16 @@ def test_exact_is_dense_on_a_trained_field(trained):
     assert (V - V2).abs().max() < 1e-4  # a network's last digits depend on how many points it is given
     sound(V, F)
     assert facts["of_dense"] < 0.25
+
+
+def test_to_ask_only_where_it_bends_finds_as_much_for_less_with_a_margin(trained, monkeypatch):
+    found = {}
+    for bends in (math.inf, decode.BENDS, 1.0):
+        monkeypatch.setattr(decode, "BENDS", bends)
+        found[bends] = decode.decode(trained, 7, exact=True, clip=0.05)[2]
+    assert len({facts["cells"] for facts in found.values()}) == 1
+    many, fewer, fewest = (facts["queries"] for facts in found.values())
+    assert fewest < fewer < many
 
 
 @pytest.mark.slow
