@@ -164,7 +164,7 @@ class Field:
 
         What a call took says how many points the next may have, at most four times as many.
         """
-        now, most = memory.taken(self.device)
+        now, most = memory.taken(self.device) if self.grows else (0, 0)
         try:
             found = self.query(points)
         except (MemoryError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from lib.dataset import BOX
 DEEPEST = 11
 NEAR = 1e-3  # of a cell: no vertex lies closer to a corner, so that no face is degenerate where a value is zero
 BAND = 0.95  # of the clip: farther values say only "far"
-BENDS = 4.0  # times what a field bends beside a cell it may bend in it: from here on no sheet can hide, see bend
+BENDS = 3.0  # times what a field bends beside a cell it may bend in it; trained ones were seen to need 0.3
 SEEN = 0.015  # radius that the default start finds for sure, if the field is a distance
 
 
@@ -180,9 +180,9 @@ def gaps(value: torch.Tensor) -> torch.Tensor:
 def bend(value: torch.Tensor) -> torch.Tensor:
     """How far a field leaves what is linear between corners, by the greatest second differences of 27 (3, 3, 3, c).
 
-    The distance to a sheet between corners has second differences of twice the least value at least along any line
-    through it, so that BENDS of 4 find it however thin it is; a ball that smallest() promises needs 1.9. Where the
-    field only comes near zero, it bends no more than elsewhere.
+    Along any line through a sheet between corners, the distance to it has second differences of twice the least value
+    at least: BENDS of 3 find all that are thicker than half a cell of the finest level, 4 all there are; a ball that
+    smallest() promises needs 1.9. Where the field only comes near zero, it bends no more than elsewhere.
     """
     return sum(value.diff(2, axis).abs().flatten(0, 2).amax(0) for axis in range(3)) / 8  # (c,)
 
