@@ -44,7 +44,7 @@ def closest(tree: Tree, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @njit(cache=True, nogil=True)  # a claim's heartbeat goes on meanwhile
 def divide(low, high, middle, face, boxes, child):
-    """Fill boxes and child from the root on, and put the faces in their order; how many nodes there are.
+    """Fill boxes and child, and put the faces and their middles in the tree's order; how many nodes there are.
 
     A node's faces are halved where their middles lie widest apart, the larger part first, until there are eight parts.
     """
@@ -64,31 +64,36 @@ def divide(low, high, middle, face, boxes, child):
             half = (start + stop) // 2
             axis, width = 0, -1.0
             for d in range(3):
-                least = most = middle[face[start], d]
+                least = most = middle[start, d]
                 for i in range(start, stop):
-                    least, most = min(least, middle[face[i], d]), max(most, middle[face[i], d])
+                    least, most = min(least, middle[i, d]), max(most, middle[i, d])
                 if most - least > width:
                     axis, width = d, most - least
             select(face, middle, axis, start, stop, half)
             part[k, 1], part[parts, 0], part[parts, 1] = half, half, stop
             parts += 1
+        child[node] = 0  # none: the root is nobody's child
+        for i in range(parts):
+            start, stop = part[i]
+            if stop - start == 1:
+                child[node, i] = -1 - start
+            else:
+                child[node, i] = count
+                todo.append((start, stop, count))
+                count += 1
+    for node in range(count - 1, -1, -1):  # children come after their parents
         for i in range(WIDE):
-            for d in range(6):
-                boxes[node, d, i] = 1e18  # of no child: no point is near
-            child[node, i] = 0
-            if i < parts:
-                start, stop = part[i]
-                for d in range(3):
-                    least, most = low[face[start], d], high[face[start], d]
-                    for j in range(start + 1, stop):
-                        least, most = min(least, low[face[j], d]), max(most, high[face[j], d])
-                    boxes[node, d, i], boxes[node, 3 + d, i] = least, most
-                if stop - start == 1:
-                    child[node, i] = -1 - start
-                else:
-                    child[node, i] = count
-                    todo.append((start, stop, count))
-                    count += 1
+            k = child[node, i]
+            for d in range(3):
+                least, most = np.float32(1e18), np.float32(1e18)  # of no child: no point is near
+                if k < 0:
+                    least, most = np.float32(low[face[-1 - k], d]), np.float32(high[face[-1 - k], d])
+                elif k > 0:
+                    least, most = boxes[k, d, 0], boxes[k, 3 + d, 0]
+                    for j in range(1, WIDE):
+                        if child[k, j] != 0:
+                            least, most = min(least, boxes[k, d, j]), max(most, boxes[k, 3 + d, j])
+                boxes[node, d, i], boxes[node, 3 + d, i] = least, most
     return count
 
 
@@ -97,15 +102,17 @@ def select(face, middle, axis, start, stop, half):
     """Order faces so that those before `half` lie lower along the axis than those from it on (Hoare's selection)."""
     left, right = start, stop - 1
     while left < right:
-        pivot = middle[face[(left + right) // 2], axis]
+        pivot = middle[(left + right) // 2, axis]
         i, j = left, right
         while i <= j:
-            while middle[face[i], axis] < pivot:
+            while middle[i, axis] < pivot:
                 i += 1
-            while middle[face[j], axis] > pivot:
+            while middle[j, axis] > pivot:
                 j -= 1
             if i <= j:
                 face[i], face[j] = face[j], face[i]
+                for d in range(3):  # moved along: lookups by the face's number would leave the cache
+                    middle[i, d], middle[j, d] = middle[j, d], middle[i, d]
                 i, j = i + 1, j - 1
         if half <= j:
             right = j

@@ -1,7 +1,7 @@
 """Signed distance to a closed mesh: exact near it, as exact as half precision far away, positive inside.
 
-Queries go along a curve that fills space: neighbours then ask the same boxes of the tree, which are in the cache. Near
-the surface that is three times as fast as in random order, far from it twice.
+Queries go along a curve that fills space: neighbours then ask the same boxes of the tree, and begin with a face that is
+nearly theirs. Far from the surface that is 2.5 times as fast as in random order.
 """
 
 from typing import NamedTuple
