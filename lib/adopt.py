@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import field, mesh, points, score, vae, weights
+from lib import field, mesh, nearest, points, score, signed, vae, weights
 from lib.claims import Claims
 from lib.dataset import Item, collect, find_inputs, read_facts, sha256, write_facts, writing
 from lib.words import say
@@ -216,14 +216,14 @@ def sampled(item: Item, files: dict, *_) -> Adopted:
         raise Refused("cut short or damaged: it is no .npz" if damaged else told) from None
     if CLOSED not in read_facts(item):
         raise Refused("the mesh that the points are of was not taken over")
-    surface = field.prepare(*mesh.read(item.path("_normalized.obj")))
+    solid = signed.prepare(*mesh.read(item.path("_normalized.obj")))
     rng = np.random.default_rng(0)
     for name, P in (("surface", shape.coarse), ("edges", shape.sharp)):
-        off = float(np.quantile(field.closest(surface, points.pick(P[:, :3], 2000, rng).astype(float))[0], 0.99))
+        off = float(np.quantile(nearest.closest(solid.tree, points.pick(P[:, :3], 2000, rng).astype(float))[0], 0.99))
         if off > 3e-3:
             raise Refused(f"points of the {name} lie {off:.2g} off the mesh: they are another's")
     asked = np.concatenate([points.pick(P, 1000, rng) for P in (shape.edges, shape.near, shape.uniform)]).astype(float)
-    truth = field.signed_distance(surface, asked[:, :3])
+    truth = signed.distance(solid, asked[:, :3])
     if np.quantile(np.abs(np.abs(truth) - np.abs(asked[:, 3])), 0.99) > 5e-3:
         raise Refused("labels are no distances to the mesh")
     clear = np.abs(truth) > 5e-3

@@ -22,10 +22,6 @@ BITS = 21
 ORIGIN = 1024  # added to every index, so that corners outside the box have positive ones too
 STEPS = np.array([1 << 2 * BITS, 1 << BITS, 1])  # to the next corner along x, y, z
 CHUNK = 1 << 20  # queries at once: bounds the memory of their arguments
-HALF = 2.0**-12  # by which share of itself a number may change when it is rounded to half precision
-ASKEW = np.array(  # directions along which nothing is built
-    [[0.53, 0.32, 0.79], [-0.61, 0.47, -0.64], [0.35, -0.81, 0.47], [-0.29, 0.57, 0.77], [0.71, 0.38, -0.59]]
-)
 
 # -- keys -------------------------------------------------------------------------------------------------------------
 
@@ -99,124 +95,6 @@ def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return distance, face, point
 
 
-def signed_distance(surface: Surface, P: np.ndarray, beyond: float = np.inf) -> np.ndarray:
-    """Distance (n,) of each P (n, 3) from a closed outward mesh, positive inside.
-
-    Exact up to the distance `beyond`; from there on an error as large as half precision's rounding may save time.
-    Queries go along a curve that fills space: neighbours then ask the same boxes of the tree, which are in the cache.
-    Near the surface that is three times as fast as in random order, far from it twice.
-    """
-    order = np.argsort(morton(P))
-    P = np.ascontiguousarray(P[order], np.float64)
-    distance = far_distance(surface, P, beyond) if np.isfinite(beyond) else np.full(len(P), np.nan)
-    rest = np.isnan(distance)
-    distance[rest], face, point = closest(surface, P[rest])
-    signed = np.empty(len(P))
-    signed[order] = np.where(inside(surface, P, distance, rest, face, point), distance, -distance)
-    return signed
-
-
-def inside(surface: Surface, P, distance, rest, face, point) -> np.ndarray:
-    """Whether points (n, 3) are enclosed; of the `rest` the closest face and point are known.
-
-    The closest face is wrong behind a spike, and so is one that lies folded over its neighbours, for all points that
-    ask it: of 200 artists' meshes nine had hundreds of signs wrong, up to 1 from the surface. A ray away from it meets
-    another one first: where these two differ winding numbers decide.
-    """
-    N, within, near = igl.per_face_normals(surface.V, surface.F, np.zeros(3)), np.empty(len(P), bool), P[rest]
-    away = near - point
-    before, along = np.einsum("ij,ij->i", away, N[face]) < 0, away @ ASKEW[0] > 0
-    behind = np.empty(len(near), bool)
-    for D, part in ((ASKEW[0], along), (-ASKEW[0], ~along)):  # two directions in all: neighbours' rays go side by side
-        behind[part] = votes(surface, N, near[part], [D]) > 0
-    doubt = (behind != before) & (distance[rest] > 1e-5)  # nearer than that, rays of single precision know nothing
-    numbers = [winding_number(surface, N, near[doubt], D) for D in ASKEW]
-    before[doubt] = np.median(numbers, 0) > 0
-    within[rest], within[~rest] = before, together(surface, N, P[~rest], distance[~rest])
-    return within
-
-
-def winding_number(surface: Surface, N: np.ndarray, P: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """How many more faces a ray along D from each P (n, 3) meets from behind than from before, all the way out.
-
-    Exact for a closed mesh, however folded, if the ray misses no face: several directions should agree.
-    """
-    number, last, on, O = np.zeros(len(P), int), np.full(len(P), -1), np.arange(len(P)), P
-    for _ in range(1000):
-        t, face = hits(surface, O, np.broadcast_to(D, O.shape))
-        hit = face >= 0
-        on, O, t, face = on[hit], O[hit], t[hit], face[hit]
-        if not len(on):
-            break
-        number[on] += np.where(face == last[on], 0, np.sign(N[face] @ D).astype(int))
-        last[on] = face
-        O = O + (t + 1e-6)[:, None] * D  # so much further that rounding does not find the same face again
-    return number
-
-
-def together(surface: Surface, N: np.ndarray, P: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The same for points (n, 3) in an order in which most are nearer to the one before than that is to the surface.
-
-    Such two are on one side, as the ball about the one has no surface in it; so rays from one in sixteen vote for all.
-    """
-    first = np.ones(len(P), bool)  # of each run of such points
-    first[1:] = np.linalg.norm(np.diff(P, axis=0), axis=1) > 0.99 * distance[:-1]
-    run = np.cumsum(first) - 1
-    asked = np.flatnonzero((np.arange(len(P)) - np.flatnonzero(first)[run]) % 16 == 0)
-    return (np.bincount(run[asked], votes(surface, N, P[asked], ASKEW) - len(ASKEW) / 2) > 0)[run]
-
-
-def votes(surface: Surface, N: np.ndarray, P: np.ndarray, directions) -> np.ndarray:
-    """How many rays (n,) from each P (n, 3) first meet a face from behind; N (m, 3) are the faces' normals."""
-    count = np.zeros(len(P), int)
-    for D in directions:
-        behind = np.r_[N @ D > 0, False]  # face -1 is none
-        for part, face in rays(surface, P, np.broadcast_to(D, P.shape), 1e37, {}):
-            count[part] += behind[face]
-    return count
-
-
-def far_distance(surface: Surface, P: np.ndarray, beyond: float) -> np.ndarray:
-    """Distance (n,) by the nearest corner, off by at most HALF of itself; nan nearer and where it would be more.
-
-    No point of a face is farther than r from a corner of it: if that is v away, the mesh is between sqrt(v^2 - r^2) and
-    v. Of faces with too large an r for `beyond` the middles of the edges are corners too, which halves it: a few else
-    decide for all. A tree of points answers three to five times as fast as one of triangles, since far away many
-    triangles are about as near.
-    """
-    V, F = surface.V, surface.F
-    radius = covering_radius(V, F)
-    large = radius > 2 * np.sqrt(HALF) * beyond
-    reach = max(radius[~large].max(initial=0), radius[large].max(initial=0) / 2)
-    a, b = F[large], np.roll(F[large], -1, 1)
-    edges = unique(np.minimum(a, b) * len(V) + np.maximum(a, b))
-    corners = np.r_[V, (V[edges // len(V)] + V[edges % len(V)]) / 2]
-    tree, alone = igl.AABB(), np.arange(len(corners))[:, None]
-    tree.init(corners, alone)
-    squared, _, _ = tree.squared_distance(corners, alone, P)
-    far = (reach**2 / 4 < HALF * squared) & (squared > beyond**2 + reach**2)
-    return np.where(far, np.sqrt(np.maximum(squared - reach**2 / 2, 0)), np.nan)
-
-
-def covering_radius(V: np.ndarray, F: np.ndarray) -> np.ndarray:
-    """Of each face (m,): no point of it is farther from the nearest of its corners."""
-    sides = [V[F[:, k]] - V[F[:, k - 1]] for k in range(3)]
-    a, b, c = np.sort([np.einsum("ij,ij->i", side, side) for side in sides], axis=0)  # squared, c is the longest
-    around = a * b * c / np.maximum(4 * a * b - (a + b - c) ** 2, 1e-300)  # to the circle's centre, which is inside
-    return np.sqrt(np.where(c < a + b, np.minimum(around, c / 3), c / 4))  # of an acute one; else half of the longest
-
-
-def morton(P: np.ndarray) -> np.ndarray:
-    """Places (n,) of points (n, 3) on a curve through the 1024^3 cells of their box: indices, bits interleaved."""
-    if not len(P):
-        return np.zeros(0, np.int64)
-    low = P.min(0)
-    cells = ((P - low) * (1023 / max((P - low).max(), 1e-300))).astype(np.int64)  # (n, 3)
-    for shift, mask in ((16, 0x30000FF), (8, 0x300F00F), (4, 0x30C30C3), (2, 0x9249249)):
-        cells = (cells | cells << shift) & mask
-    return cells @ np.array([4, 2, 1])
-
-
 def nearest(V: np.ndarray, elements: np.ndarray, P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance (n,) and place (n, 3) of the segment (m, 2) or point (m, 1) of V closest to each P (n, 3)."""
     if not len(elements) or not len(P):
@@ -249,6 +127,18 @@ def rays(surface, O, D, limit, options):
         part = slice(start, start + CHUNK)
         O_part, D_part = (np.ascontiguousarray(x[part], np.float32) for x in (O, D))
         yield part, surface.scene.run(O_part, D_part, dists=np.full(len(O_part), limit, np.float32), **options)
+
+
+def morton(P: np.ndarray) -> np.ndarray:
+    """Places (n,) of points (n, 3) on a curve through the 1024^3 cells of their box: indices, bits interleaved."""
+    if not len(P):
+        return np.zeros(0, np.int64)
+    low = P.min(0)
+    cells = ((P - low) * (1023 / max((P - low).max(), 1e-300))).astype(np.int64)  # (n, 3)
+    spaced = np.arange(1024)
+    for shift, mask in ((16, 0x30000FF), (8, 0x300F00F), (4, 0x30C30C3), (2, 0x9249249)):
+        spaced = (spaced | spaced << shift) & mask
+    return spaced[cells[:, 0]] << 2 | spaced[cells[:, 1]] << 1 | spaced[cells[:, 2]]
 
 
 # -- the narrow band --------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def slices(rows: pd.DataFrame, dataset: str, resolution: int, columns: int = 4, 
 
 
 def draw_slice(axes, V: np.ndarray, F: np.ndarray, arrays: dict, cells: int) -> None:
-    from lib import field  # libigl is not everywhere that a report is written
+    from lib import signed  # libigl is not everywhere that a report is written
 
     points = np.concatenate([arrays["rand_points"], arrays["sharp_near_surface"]])  # (n, 4)
     P, label = points[:, :3], points[:, 3]
@@ -336,7 +336,7 @@ def draw_slice(axes, V: np.ndarray, F: np.ndarray, arrays: dict, cells: int) -> 
     x = np.linspace(-1.05, 1.05, cells)
     plane = np.full((cells, cells, 3), height)
     plane[..., across[0]], plane[..., across[1]] = np.meshgrid(x, x)
-    distance = field.signed_distance(field.prepare(V, F), plane.reshape(-1, 3)).reshape(cells, cells)
+    distance = signed.distance(signed.prepare(V, F), plane.reshape(-1, 3)).reshape(cells, cells)
     limit = np.abs(distance).max()
     axes.contourf(x, x, distance, np.linspace(-limit, limit, 33), cmap="RdBu", alpha=0.6)
     axes.contour(x, x, distance, [0], colors=chart.INK, linewidths=0.7)

@@ -7,12 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lib import field, mesh, winding
+from lib import mesh, signed, winding
 from lib.clock import Clock
 from lib.dataset import BOX
 from lib.edges import Edges, find_edges
 
-VERSION = 4  # winding numbers where closest face and a ray away from it differ; edges of large faces for far labels
+VERSION = 5  # a compiled search for the closest face; balls that meet are on one side, for points anywhere
 Precision = Literal["float16", "float32"]
 FAR = 0.25  # half precision rounds labels beyond this by 1e-4 and more
 ENOUGH = 2.0  # length of sharp edges that takes all sharp points (a cube has 24): a stray edge must not
@@ -197,10 +197,10 @@ def label(V: np.ndarray, F: np.ndarray, points: dict, precision: Precision, unif
     from the surface these may be off by what rounding takes, which halves the time.
     """
     arrays = {key: P.astype(precision) for key, P in points.items()}
-    surface = field.prepare(V, F)
+    solid = signed.prepare(V, F)
     sharp, rand = (arrays[key].astype(np.float64) for key in ("sharp_near_surface", "rand_points"))
-    near = field.signed_distance(surface, np.r_[sharp, rand[:-uniform]])
-    far = field.signed_distance(surface, rand[-uniform:], FAR if precision == "float16" else np.inf)
+    near = signed.distance(solid, np.r_[sharp, rand[:-uniform]])
+    far = signed.distance(solid, rand[-uniform:], FAR if precision == "float16" else np.inf)
     distance = np.r_[near, far].astype(precision)[:, None]
     arrays["sharp_near_surface"] = np.hstack([arrays["sharp_near_surface"], distance[: len(sharp)]])
     arrays["rand_points"] = np.hstack([arrays["rand_points"], distance[len(sharp) :]])

@@ -17,18 +17,18 @@ REACH = 1.049  # of points anywhere in the box; those near a mesh in [-1, 1] sta
 
 def exact(V, F):
     """Ours, as 02 asks when it stores single precision."""
-    from lib import field
+    from lib import signed
 
-    surface = field.prepare(V, F)
-    return lambda P: field.signed_distance(surface, P)
+    solid = signed.prepare(V, F)
+    return lambda P: signed.distance(solid, P)
 
 
 def ours(V, F):
     """As 02 asks when it stores half precision: far away no more exact than that."""
-    from lib import field, sharp_sample
+    from lib import sharp_sample, signed
 
-    surface = field.prepare(V, F)
-    return lambda P: field.signed_distance(surface, P, sharp_sample.FAR if np.abs(P).max() > REACH else np.inf)
+    solid = signed.prepare(V, F)
+    return lambda P: signed.distance(solid, P, sharp_sample.FAR if np.abs(P).max() > REACH else np.inf)
 
 
 def pysdf(V, F):

@@ -3,7 +3,7 @@ import pytest
 import trimesh
 from scipy.spatial import cKDTree
 
-from lib import dataset, field, mesh, pool, sharp_sample, winding
+from lib import dataset, field, mesh, pool, sharp_sample, signed, winding
 
 FEW = {"coarse": 500, "sharp": 1200, "draws": 3000, "uniform": 2000}
 
@@ -57,7 +57,7 @@ def test_before_storage_surface_points_lie_on_the_surface_and_have_its_normals(m
         P, N = points[key][:, 0, :3], points[key][:, 0, 3:]
         assert on_surface(m, P) < 1e-6
         assert np.allclose(np.linalg.norm(N, axis=1), 1)
-        step = field.signed_distance(field.prepare(*arrays(m)), P + 1e-4 * N)
+        step = signed.distance(signed.prepare(*arrays(m)), P + 1e-4 * N)
         assert (step < -5e-5).all()  # outward
 
 
@@ -212,7 +212,7 @@ def test_labels_are_the_signed_distance_of_the_stored_points(make, exact, within
         true, label = exact(array[:, :3]), array[:, 3]
         assert (np.sign(true) == np.sign(label))[np.abs(true) > within].all()
         assert (np.abs(true - label) < within + np.abs(label) * 2.0 ** (-10.4 if precision == "float16" else -24)).all()
-        mesh_label = field.signed_distance(field.prepare(*arrays(m)), array[:, :3])
+        mesh_label = signed.distance(signed.prepare(*arrays(m)), array[:, :3])
         assert np.abs(mesh_label - label)[np.abs(mesh_label) < 0.25].max() < 1e-4
         rounding = {"float16": 2.0**-11, "float32": 2.0**-24}[precision]
         assert np.abs(array[:, :3] - points[key]).max() <= 1.3 * rounding
