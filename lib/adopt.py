@@ -197,7 +197,7 @@ def missed(surface: field.Surface, source: field.Surface, P: np.ndarray, far: fl
     What lies inside and is seen from nowhere, as drawers are, is no loss: it was up to half of artists' surfaces.
     """
     off = P[field.closest(surface, P)[0] > far].astype(float)
-    within = off[field.signed_distance(surface, off) >= 0] if len(off) else off
+    within = off[signed.distance(signed.prepare(surface.V, surface.F), off) >= 0] if len(off) else off
     D = np.random.default_rng(0).standard_normal((32, 3))
     D = np.tile(D / np.linalg.norm(D, axis=1, keepdims=True), (len(within), 1))  # (n * 32, 3)
     free = ~field.blocked(source, np.repeat(within, 32, 0) + 1e-3 * D, D, 4.0) if len(within) else np.empty(0, bool)
