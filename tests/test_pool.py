@@ -171,7 +171,7 @@ def files(tree: Path) -> dict[str, object]:
     def steady(facts):
         if not isinstance(facts, dict):
             return facts
-        return {key: steady(value) for key, value in facts.items() if not key.startswith(("seconds", "peak_gib"))}
+        return {key: steady(value) for key, value in facts.items() if not key.startswith(("seconds", "peak_gib", "seal"))}
 
     found = {}
     for path in sorted(tree.rglob("*")):
