@@ -142,7 +142,7 @@ def test_two_shapes_are_learned_by_heart(tmp_path):
     assert last["own"] < 0.1 and last["nothing"] > 1.5
     assert last["gap_low"] > 0.5
     features = torch.from_numpy(np.stack([data.features(k, 0) for k in range(2)]))
-    found = dit.sample(dit.load(tmp_path)[0], features, TOKENS, steps=20, guidance=1.0)
+    found = dit.sample(dit.load(tmp_path)[0], features, TOKENS, steps=20, guidance=1.0, shift=3.0)
     assert (found - torch.from_numpy(data.mean).float()).abs().max() < 0.5, "of shapes that lie some 3 apart"
 
 
@@ -229,7 +229,7 @@ def test_what_is_written_is_enough_to_use_it(tmp_path):
     run(tmp_path, said=about(latents={"vae": "no/where"}))
     model, told = dit.load(tmp_path)
     assert told["latents"]["sha256"] == "v1" and told["features"]["weights"] == "random"
-    assert told["flow"]["shift"] == 1.0 and told["trained"]["step"] == 4
+    assert told["flow"]["shift"] == 3.0 and told["trained"]["step"] == 4
     assert torch.allclose(model.latent_mean, torch.full((CHANNELS,), 3.0))
     assert model.feature_std.std() > 0, "measured, not assumed"
 
