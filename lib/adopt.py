@@ -49,7 +49,7 @@ def adopt(old: str | Path, meshes: str | Path, dataset: str | Path, resolution: 
     if not old.is_dir():
         raise ValueError(f"{old} is no folder. Give the root of what the older scripts made.")
     known, rows = named(old), []
-    vae_hash, tokens = (sha256(weights.file_of(model)), vae.load(model).config["tokens"]) if model else ("", 0)
+    named_vae = {"sha256": sha256(weights.file_of(model)), **vae.load(model).config} if model else {}
     everything = collect(meshes, dataset, resolution)
     stems = Counter(stem(item) for item in everything)
     for item in everything:
@@ -66,7 +66,7 @@ def adopt(old: str | Path, meshes: str | Path, dataset: str | Path, resolution: 
                         raise Refused("the tree has its own already")
                     if path is None:
                         raise Refused(reason if stems[stem(item)] > 1 else lost(files))
-                    found = check(item, files, vae_hash, tokens)
+                    found = check(item, files, named_vae)
                     needed = find_inputs(item, read_facts(item), inputs)
                     if needed is None:
                         raise Refused(f"what it was made of was not taken over: {', '.join(inputs)}")
@@ -261,7 +261,7 @@ def shown(item: Item, files: dict, *_) -> Adopted:
     raise Refused("they are of normals and depths of views without cameras, none of an image as a person has it")
 
 
-def latent(item: Item, files: dict, vae_hash: str, tokens: int) -> Adopted:
+def latent(item: Item, files: dict, named_vae: dict) -> Adopted:
     """Are the old latents posterior means of the VAE that is named, in a length that it knows?"""
     path = next(files[suffix] for suffix in LOOKED_FOR[LATENT] if suffix in files)
     try:
@@ -275,13 +275,14 @@ def latent(item: Item, files: dict, vae_hash: str, tokens: int) -> Adopted:
     half = found.astype(np.float16)
     if not np.isfinite(half).all() or float(half.astype(np.float32).std()) < 1e-3:
         raise Refused("not finite, or all the same")
-    if not vae_hash:
+    if not named_vae:
         raise Refused("whose latents they are is not known: name their VAE by --vae if you do know")
-    if len(half) != tokens:
-        raise Refused(f"{len(half)} tokens, where a shape of that VAE usually has {tokens}: 05 makes all alike")
+    if len(half) != named_vae["tokens"]:
+        usual = f"where a shape of that VAE usually has {named_vae['tokens']}: 05 makes all alike"
+        raise Refused(f"{len(half)} tokens, {usual}")
     data = io.BytesIO()
     np.save(data, half)
-    parameters = {"sha256": vae_hash, "tokens": [len(half)]}
+    parameters = {name: named_vae[name] for name in ("sha256", "anchors")} | {"tokens": [len(half)]}
     facts = {"tokens": len(half), "channels": CHANNELS, "largest": float(np.abs(half).max())}
     return Adopted({"_latent_sample.npy": data.getvalue()}, facts, parameters)
 

@@ -71,7 +71,7 @@ def encode(
     questions: list, sha256: str, tokens: list, points: int, anchors: str, seed: int, vae: str, device: str
 ) -> list[list]:
     """Mean and logvar (T, C) of each length, for the points of several shapes; those of equal size go together."""
-    model = network(vae, device, anchors)
+    model = looking(vae, device, anchors)
     if fingerprint(vae) != sha256:
         raise RuntimeError(f"vae = {vae!r} changed since this run began; start it again")
     answers: list[list] = [[] for _ in questions]
@@ -91,9 +91,14 @@ def encode(
 
 
 @functools.lru_cache(1)
-def network(where: str, device: str, anchors: str = "") -> vae.VAE:
-    """One network a process; its tokens look from where it was trained to, or from elsewhere."""
-    model = vae.load(where, device)
+def network(where: str, device: str) -> vae.VAE:
+    """One network a process."""
+    return vae.load(where, device)
+
+
+def looking(where: str, device: str, anchors: str) -> vae.VAE:
+    """The same, whose tokens look from where it was trained to, or from elsewhere."""
+    model = network(where, device)
     return model.look_from(anchors) if anchors else model
 
 
@@ -104,7 +109,7 @@ def fingerprint(where: str) -> str:
 
 def describe(where: str, device: str, anchors: str = "") -> dict:
     """What a run is told of its VAE. Loads it once, so that an error comes before any work."""
-    model = network(where, device, anchors)
+    model = looking(where, device, anchors)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     return {
         "weights": where,
@@ -149,7 +154,7 @@ def statistics(items: list[Item], about: dict, tokens: list) -> tuple[dict, str]
             "std": np.sqrt(np.maximum(second - first**2, 1e-12)).tolist(),
         }
     stats = {"sha256": about["sha256"], "vae": about["weights"], "size": about["size"], "tokens": max(tokens)}
-    stats |= {name: about[name] for name in ("channels", "ordered", "ancestors")} | {"count": len(train)}
+    stats |= {name: about[name] for name in ("channels", "anchors", "ordered", "ancestors")} | {"count": len(train)}
     stats |= lengths[str(max(tokens))] | {"lengths": lengths}
     write_text(target, sealed(stats, 1))
     return stats, ""

@@ -205,17 +205,18 @@ def statistics(items: list[Item], records: dict, source: Tree | Shards) -> dict:
         raise ValueError(
             f"{path} is missing or damaged. Run 05_latents to its end, which says what it lacks if it cannot write it."
         ) from None
-    foreign = [item.name for item in items if vae_of(records[item.name]) != stats["sha256"]]
+    foreign = [item.name for item in items if vae_of(records[item.name]) != (stats["sha256"], stats.get("anchors"))]
     if foreign:
         raise ValueError(
             f"the latents of {len(foreign)} of {len(items)} meshes, the first {foreign[0]}, are of another VAE than "
-            f"{path}. Run 05_latents to its end with one VAE, then this again."
+            f"{path}, or its tokens looked from elsewhere. Run 05_latents to its end with one VAE, then this again."
         )
     return stats
 
 
-def vae_of(record: dict) -> str:
-    return record[LATENTS]["parameters"].get("sha256", "")
+def vae_of(record: dict) -> tuple:
+    """The VAE's hash, and where its tokens looked from; older releases did not say."""
+    return tuple(record[LATENTS]["parameters"].get(name) for name in ("sha256", "anchors"))
 
 
 def same_features(items: list[Item], records: dict) -> dict:

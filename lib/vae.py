@@ -6,6 +6,7 @@ other sizes are the same network, smaller, with what makes it learn from few sha
 
 import argparse
 import contextlib
+import copy
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -128,13 +129,14 @@ class VAE(nn.Module):
         return self.config["anchored"] and self.config["anchors"] != "fixed"
 
     def look_from(self, anchors: str) -> "VAE":
-        """Let tokens look from elsewhere than in training: the same network gives a set that has an order."""
+        """The same network, whose tokens look from elsewhere than in training: it may so give a set that has an order."""
         kinds = [kind for kind in ANCHORS if (kind == "fixed") == (self.config["anchors"] == "fixed")]
         if anchors not in kinds:
             wanted = f"a VAE that learned {self.config['anchors']!r} ones takes {' or '.join(map(repr, kinds))}"
             raise ValueError(f"anchors = {anchors!r}; {wanted}")
-        self.config["anchors"] = anchors
-        return self
+        other = copy.copy(self)  # with the same weights
+        other.config = self.config | {"anchors": anchors}
+        return other
 
     @property
     def ordered(self) -> bool:

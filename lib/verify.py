@@ -55,15 +55,8 @@ def listed(dataset: Path, mend: bool) -> tuple[list[dict], list[dict]]:
 def statistics(dataset: Path, resolution: int, mend: bool) -> list[dict]:
     """Mean and deviation of the latents."""
     path = dataset / f"{resolution}_latent_stats.json"
-    try:
-        unsealed(path.read_bytes(), strict=True)
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        if mend:
-            set_aside(path)
-        return [{"mesh": "", "file": str(path), "fault": f"is damaged: {error}", "do": STATISTICS}]
-    return []
+    fault = broken_seal(path, mend)
+    return [{"mesh": "", "file": str(path), "fault": fault, "do": STATISTICS}] if fault else []
 
 
 STATISTICS = "Run 05_latents again: it keeps the latents and writes this file, which had no seal in older releases."
@@ -110,16 +103,9 @@ def as_written(record: dict, found: str | None) -> bool:
 def note(item: Item, mend: bool) -> list[dict]:
     """What says which of its files are in an archive alone."""
     path = item.path("_archived.json")
-    try:
-        unsealed(path.read_bytes(), strict=True)
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        if mend:
-            set_aside(path)
-        do = "Bring its files back by `python -m lib.pack restore`, or run the notebooks, which make them anew."
-        return [row(item, str(path), f"is damaged: {error}", do)]
-    return []
+    fault = broken_seal(path, mend)
+    do = "Bring its files back by `python -m lib.pack restore`, or run the notebooks, which make them anew."
+    return [row(item, str(path), fault, do)] if fault else []
 
 
 def files(item: Item, mend: bool) -> list[dict]:
@@ -153,6 +139,19 @@ def row(item: Item, file: str, fault: str, do: str) -> dict:
 
 def redo(stage: str) -> str:
     return f"Run {stage} again: it makes this mesh anew and keeps the others."
+
+
+def broken_seal(path: Path, mend: bool) -> str:
+    """What is wrong with a small file that carries a seal; "" if nothing is, or if it is not there."""
+    try:
+        unsealed(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return ""
+    except ValueError as error:
+        if mend:
+            set_aside(path)
+        return f"is damaged: {error}"
+    return ""
 
 
 def set_aside(path: Path) -> None:

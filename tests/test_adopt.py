@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from lib import adopt, attempt, dataset, mesh, sharp_sample, vae, watertight
+from lib import adopt, attempt, dataset, latents, mesh, sharp_sample, vae, watertight
 
 R = 64
 
@@ -161,6 +161,7 @@ def test_latents_are_taken_only_of_a_vae_that_is_named(tmp_path):
         tmp_path / "vae" / "model.safetensors"
     )
     assert current(tmp_path, "05_latents", ["_sample_points.npz"]) == [True, False]
+    assert latents.is_of(item, latents.describe(str(tmp_path / "vae"), "cpu")), "05 counts it among its own"
 
 
 def test_what_nobody_sees_from_outside_is_no_loss(tmp_path):

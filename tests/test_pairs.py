@@ -121,6 +121,15 @@ def test_latents_of_another_vae_are_refused(tmp_path):
         pairs.read(items)
 
 
+def test_latents_that_looked_from_elsewhere_are_refused(tmp_path):
+    items = tree(tmp_path, 12)
+    facts = dataset.read_facts(items[5])
+    facts["05_latents"]["parameters"]["anchors"] = "nearest"
+    dataset.write_facts(items[5], facts)
+    with pytest.raises(ValueError, match=r"the first mesh_5, .* or its tokens looked from elsewhere"):
+        pairs.read(items)
+
+
 @pytest.mark.parametrize("change", [{"fingerprint": "0" * 64}, {"size": 28}])
 def test_features_made_in_two_ways_are_refused(tmp_path, change):
     items = tree(tmp_path, 12)
