@@ -129,7 +129,7 @@ class VAE(nn.Module):
         return self.config["anchored"] and self.config["anchors"] != "fixed"
 
     def look_from(self, anchors: str) -> "VAE":
-        """The same network, whose tokens look from elsewhere than in training: it may so give a set that has an order."""
+        """The same network, whose tokens look from elsewhere than in training: the set may so get an order."""
         kinds = [kind for kind in ANCHORS if (kind == "fixed") == (self.config["anchors"] == "fixed")]
         if anchors not in kinds:
             wanted = f"a VAE that learned {self.config['anchors']!r} ones takes {' or '.join(map(repr, kinds))}"
