@@ -45,7 +45,7 @@ DORA = {
 }
 SMALL = {"points": 4096, "supervision": [2048, 1024, 1024], "tokens": [128, 256, 512], "odds": [0.3, 0.4, 0.3]}
 SMALL |= {"batch_size": 16, "optimiser": "muon", "adam_lr": 1e-3, "eps": 1e-8, "warmup": 500, "ema": 0.999}
-TINY = {"points": 384, "supervision": [64, 128, 320], "tokens": [64], "odds": [1.0], "sharp_weight": 1.0, "kl": 1e-4}
+TINY = {"points": 384, "supervision": [64, 128, 320], "tokens": [96], "odds": [1.0], "sharp_weight": 1.0, "kl": 1e-4}
 TINY |= {"batch_size": 8, "optimiser": "muon", "adam_lr": 3e-3, "eps": 1e-8, "warmup": 50, "ema": 0.99}
 TINY |= {"weight_decay": 0.2}  # a hundred shapes are soon learned by heart, their sharp edges first
 RECIPES = {"dora": DORA, "small": DORA | SMALL, "tiny": DORA | TINY}

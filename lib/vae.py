@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from lib import weights
 from lib.anchors import farthest, match, nearest, places, take
 
-SMALLER = {"anchored": True, "qk_norm": True, "clip": 0.05}
+SMALLER = {"anchored": True, "qk_norm": True, "clip": 0.05, "local": 0.0}
 SIZES = {
     "tiny": {
         **{"width": 64, "heads": 4, "encoder_layers": 1, "decoder_layers": 3, "channels": 16, "frequencies": 6},
-        **{"tokens": 64, **SMALLER, "anchors": "matched"},
+        **{"tokens": 96, **SMALLER, "anchors": "fixed", "local": 30.0},
     },
     "small": {
         **{"width": 384, "heads": 6, "encoder_layers": 4, "decoder_layers": 8, "channels": 32, "frequencies": 8},
@@ -33,6 +33,7 @@ SIZES = {
     "dora": {
         **{"width": 768, "heads": 12, "encoder_layers": 8, "decoder_layers": 16, "channels": 64, "frequencies": 8},
         **{"tokens": 2048, "anchors": "farthest", "anchored": False, "qk_norm": False, "clip": 0.015},
+        **{"local": 0.0},
     },
 }
 MEANING = {
@@ -48,6 +49,8 @@ MEANING = {
     "themselves, the same for every shape, of which many lie far from its surface. The last two are easy to generate",
     "anchored": "after the bottleneck a token is told again where it looks from",
     "qk_norm": "queries and keys are normalised",
+    "local": "how fast attention falls with the square of the distance from where a token looks, in the head that sees "
+    "least far; the first sees ten times as far; 0: all see everything",
     "clip": "distance at which the field is cut off; it is given in this unit",
 }
 ANCHORS = ("farthest", "matched", "nearest", "fixed")
@@ -60,6 +63,7 @@ class Context(NamedTuple):
 
     keys: torch.Tensor  # (B, heads, T, width / heads)
     values: torch.Tensor  # (B, heads, T, width / heads)
+    anchors: torch.Tensor | None  # (B, T, 3) where the tokens look from, if those far from a query count less
 
 
 def build(size: str, **options) -> "VAE":
@@ -82,6 +86,10 @@ def check(c: dict) -> None:
         least = 0 if "layers" in name or name == "frequencies" else 1
         if type(c[name]) is not int or not least <= c[name] < MOST:
             raise ValueError(f"{name} = {c[name]!r}; wanted a whole number from {least} to {MOST - 1:,}")
+    if not isinstance(c["local"], int | float) or not 0 <= c["local"] < math.inf:
+        raise ValueError(f"local = {c['local']!r}; wanted a number from 0")
+    if c["local"] and not c["anchored"]:
+        raise ValueError(f"local = {c['local']!r} needs anchored = true: what decodes must know where tokens look from")
     if not isinstance(c["clip"], int | float) or not 0 < c["clip"] < math.inf:
         raise ValueError(f"clip = {c['clip']!r}; wanted a distance above 0")
     if c["width"] % c["heads"]:
@@ -171,10 +179,12 @@ class VAE(nn.Module):
             if self.config["anchors"] == "matched":
                 order = match(anchors)  # (B, T)
                 x, anchors = take(x, order), take(anchors, order)
-        near = self.through(self.encoder.cross_attn, x, C)
-        x = near + self.through(self.encoder.cross_attn1, x, S)  # the token itself counts twice
+        near = self.through(self.encoder.cross_attn, x, C, self.nearness(anchors, coarse))
+        # the token itself counts twice
+        x = near + self.through(self.encoder.cross_attn1, x, S, self.nearness(anchors, sharp))
+        nearness = self.nearness(anchors, anchors)
         for block in self.encoder.self_attn.resblocks:
-            x = self.through(block, x)
+            x = self.through(block, x, nearness)
         mean, logvar = exact(self.pre_kl, self.encoder.ln_post(x)).chunk(2, -1)  # (B, T, channels) each
         if self.moving:  # known for certain, and part of the latent, so that decoding needs nothing else
             mean = torch.cat([mean, anchors], -1)
@@ -209,18 +219,30 @@ class VAE(nn.Module):
         if z.shape[-1] != self.channels:
             raise ValueError(f"latents of {z.shape[-1]} channels came; this VAE's have {self.channels}")
         x = self.post_kl(z[..., : self.config["channels"]])  # (B, T, width)
+        nearness, anchors = None, None
         if self.config["anchored"]:
-            anchors = z[..., -3:] if self.moving else places(z.shape[1]).to(z)  # (B, T, 3) or (T, 3)
+            anchors = z[..., -3:] if self.moving else places(z.shape[1]).to(z).expand(len(z), -1, -1)  # (B, T, 3)
             x = x + exact(self.anchor_proj, self.embed(anchors))
+            nearness = self.nearness(anchors, anchors)
         for block in self.transformer.resblocks:
-            x = self.through(block, x)
-        return Context(*self.decoder.cross_attn_decoder.remember(x))
+            x = self.through(block, x, nearness)
+        return Context(*self.decoder.cross_attn_decoder.remember(x), anchors)
+
+    def nearness(self, X: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor | None:
+        """What attention of X (B, N, 3 or more) to anchors (B, T, 3 or more) loses by distance: (B, heads, N, T)."""
+        if not self.config["local"]:
+            return None
+        rates = self.config["local"] * torch.logspace(-2, 0, self.config["heads"], device=X.device)
+        with torch.no_grad():  # places are given, not learned
+            square = torch.cdist(X[..., :3].float(), anchors[..., :3].float()).square()  # (B, N, T)
+            return square[:, None] * -rates[:, None, None]
 
     def query(self, context: Context, X: torch.Tensor) -> torch.Tensor:
         """The field (B, N) at points (B, N, 3), positive inside, in units of config["clip"]; not cut off."""
         x = exact(self.decoder.query_proj, self.embed(X))  # (B, N, width)
         with any_length(x):
-            x = self.through(self.decoder.cross_attn_decoder.ask, x, *context)
+            nearness = self.nearness(X, context.anchors) if context.anchors is not None else None
+            x = self.through(self.decoder.cross_attn_decoder.ask, x, context.keys, context.values, nearness)
         return exact(self.decoder.output_proj, self.decoder.ln_post(x))[..., 0]
 
     def through(self, block, *x: torch.Tensor) -> torch.Tensor:
@@ -264,8 +286,8 @@ class Attention(nn.Module):
         B, N, wide = packed.shape
         return packed.view(B, N, self.heads, wide // self.heads).transpose(1, 2).chunk(parts, -1)
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        x = functional.scaled_dot_product_attention(q, k, v)  # (B, heads, N, width / heads)
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        x = functional.scaled_dot_product_attention(q, k, v, bias)  # (B, heads, N, width / heads)
         return self.c_proj(x.transpose(1, 2).flatten(2))  # (B, N, width)
 
 
@@ -286,11 +308,11 @@ class Block(nn.Module):
         self.attn, self.mlp = Attention(width, heads, norm, cross=False), MLP(width)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         q, k, v = self.attn.split(self.attn.c_qkv(self.ln_1(x)), 3)
         if self.attn.norm:
             q, k = self.attn.q_norm(q), self.attn.k_norm(k)
-        x = x + self.attn.attend(q, k, v)
+        x = x + self.attn.attend(q, k, v, bias)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -302,16 +324,16 @@ class Cross(nn.Module):
         self.attn, self.mlp = Attention(width, heads, norm, cross=True), MLP(width)
         self.ln_1, self.ln_2, self.ln_3 = (nn.LayerNorm(width) for _ in range(3))  # of query, data, before the MLP
 
-    def forward(self, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
-        return self.ask(x, *self.remember(data))
+    def forward(self, x: torch.Tensor, data: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return self.ask(x, *self.remember(data), bias)
 
     def remember(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         k, v = self.attn.split(self.attn.c_kv(self.ln_2(data)), 2)
         return (self.attn.k_norm(k) if self.attn.norm else k), v
 
-    def ask(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def ask(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         (q,) = self.attn.split(self.attn.c_q(self.ln_1(x)), 1)
-        x = x + self.attn.attend(self.attn.q_norm(q) if self.attn.norm else q, k, v)
+        x = x + self.attn.attend(self.attn.q_norm(q) if self.attn.norm else q, k, v, bias)
         return x + self.mlp(self.ln_3(x))
 
 
@@ -365,7 +387,7 @@ def load(where: str | Path, device: str = "cpu", strangers: bool = False) -> VAE
     """
     state, config = weights.read(where, strangers)
     state = {rename(name): tensor.float() for name, tensor in state.items() if ours(name, state)}
-    config = config or {"size": "dora"} | SIZES["dora"]
+    config = {"local": 0.0} | (config or {"size": "dora"} | SIZES["dora"])  # those of before had not that option
     if missing := {"size", *MEANING} - config.keys():
         raise ValueError(f"{where}: its config.json is not one of a shape VAE; it lacks {', '.join(sorted(missing))}")
     with torch.device("meta"):
