@@ -232,10 +232,10 @@ class VAE(nn.Module):
         """What attention of X (B, N, 3 or more) to anchors (B, T, 3 or more) loses by distance: (B, heads, N, T)."""
         if not self.config["local"]:
             return None
-        rates = self.config["local"] * torch.logspace(-2, 0, self.config["heads"], device=X.device)
         with torch.no_grad():  # places are given, not learned
-            square = torch.cdist(X[..., :3].float(), anchors[..., :3].float()).square()  # (B, N, T)
-            return square[:, None] * -rates[:, None, None]
+            X, anchors = (P[..., :3].to(torch.promote_types(P.dtype, torch.float32)) for P in (X, anchors))
+            rates = self.config["local"] * torch.logspace(-2, 0, self.config["heads"]).to(X)
+            return torch.cdist(X, anchors).square()[:, None] * -rates[:, None, None]
 
     def query(self, context: Context, X: torch.Tensor) -> torch.Tensor:
         """The field (B, N) at points (B, N, 3), positive inside, in units of config["clip"]; not cut off."""
@@ -287,6 +287,7 @@ class Attention(nn.Module):
         return packed.view(B, N, self.heads, wide // self.heads).transpose(1, 2).chunk(parts, -1)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        bias = bias if bias is None else bias.to(q.dtype)
         x = functional.scaled_dot_product_attention(q, k, v, bias)  # (B, heads, N, width / heads)
         return self.c_proj(x.transpose(1, 2).flatten(2))  # (B, N, width)
 

@@ -54,7 +54,7 @@ def tree(tmp_path_factory):
     split = {"train": names[:3], "val": names[3:5], "test": names[5:]}
     (folder / "tree" / "split.json").write_text(json.dumps(split))
     torch.manual_seed(0)
-    vae.save(vae.build("tiny"), folder / "vae")
+    vae.save(vae.build("tiny", anchors="matched"), folder / "vae")
     return folder, items
 
 
@@ -203,7 +203,7 @@ def test_a_vae_that_gives_no_numbers_is_told_by_each_item(tree):
 
 def ball_vae(monkeypatch, radius=0.6):
     """A VAE whose every shape is a ball, to know the truth of what is decoded."""
-    model = vae.build("tiny").eval().requires_grad_(False)
+    model = vae.build("tiny", anchors="matched").eval().requires_grad_(False)
     clip = model.config["clip"]
     monkeypatch.setattr(model, "query", lambda context, X: ((radius - X.norm(dim=-1)) / clip).clamp(-1, 1))
     monkeypatch.setattr(latents, "network", lambda where, device: model)

@@ -89,8 +89,8 @@ def test_another_runs_weights_begin_a_curriculum(tree, tmp_path):
     high = run(tree, tmp_path / "high", start=str(tmp_path / "low"), recipe=QUICK | {"lr": 1e-9, "adam_lr": 1e-9})
     low, high = (vae.load(folder).state_dict() for folder in (tmp_path / "low", high.folder))
     assert all(torch.allclose(low[name], high[name], atol=1e-6) for name in low)
-    with pytest.raises(ValueError, match="anchors = 'fixed' is asked for and 'matched' came"):
-        run(tree, tmp_path / "other", start=str(tmp_path / "low"), network={"anchors": "fixed"})
+    with pytest.raises(ValueError, match="anchors = 'matched' is asked for and 'fixed' came"):
+        run(tree, tmp_path / "other", start=str(tmp_path / "low"), network={"anchors": "matched"})
     began = json.loads((tmp_path / "high" / "config.json").read_text())["ancestors"]
     assert began == [sha256(tmp_path / "low" / "model.safetensors")]
     with pytest.raises(ValueError, match="start was"):

@@ -1,5 +1,6 @@
 """The network against a plain reference of its own, its names against the published ones, its invariances."""
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from lib import vae
 from lib.anchors import farthest, match, places, take
 from lib.vae import sample
 
-PUBLISHED = {"anchors": "farthest", "anchored": False, "qk_norm": False, "clip": 0.015}  # what "dora" is, at any size
+PUBLISHED = {"anchors": "farthest", "anchored": False, "qk_norm": False, "local": 0.0, "clip": 0.015}  # as in "dora"
 SMALL = {"width": 24, "heads": 3, "encoder_layers": 2, "decoder_layers": 2, "channels": 5, "frequencies": 8}
 
 
@@ -36,10 +37,13 @@ def dora():
 
 
 class Reference:
-    """Dora-VAE in numpy-like steps, one head at a time, from a state dict, whose names say what departs from it."""
+    """Dora-VAE in numpy-like steps, one head at a time, from a state dict, whose names say what departs from it.
 
-    def __init__(self, state, heads):
-        self.state, self.heads = state, heads
+    Where there is `local`, attention falls with distance: head by head at the rate local / 100 ... local.
+    """
+
+    def __init__(self, state, heads, local=0.0):
+        self.state, self.heads, self.local = state, heads, local
 
     def linear(self, x, name):
         y = x @ self.state[name + ".weight"].T
@@ -49,7 +53,7 @@ class Reference:
         x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
         return x * self.state[name + ".weight"] + self.state[name + ".bias"]
 
-    def attention(self, x, data, name):
+    def attention(self, x, data, name, at, there):
         """Packed: of each head all its parts one after the other."""
         width = x.shape[-1] // self.heads
         if data is None:
@@ -63,19 +67,26 @@ class Reference:
             ]
         if name + ".q_norm.weight" in self.state:
             part = [[self.norm(q, name + ".q_norm"), self.norm(k, name + ".k_norm"), v] for q, k, v in part]
-        heads = [torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width), -1) @ v for q, k, v in part]
+        heads = []
+        for h, (q, k, v) in enumerate(part):
+            likeness = q @ k.transpose(-1, -2) / math.sqrt(width)
+            if self.local:
+                apart = (at[:, :, None, :3] - there[:, None, :, :3]).square().sum(-1)
+                likeness = likeness - self.local * 100 ** (h / (self.heads - 1) - 1) * apart
+            heads.append(torch.softmax(likeness, -1) @ v)
         return self.linear(torch.cat(heads, -1), name + ".c_proj")
 
     def mlp(self, x, name):
         x = self.linear(x, name + ".c_fc")
         return self.linear(x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), name + ".c_proj")
 
-    def block(self, x, name):
-        x = x + self.attention(self.norm(x, name + ".ln_1"), None, name + ".attn")
+    def block(self, x, name, at=None):
+        x = x + self.attention(self.norm(x, name + ".ln_1"), None, name + ".attn", at, at)
         return x + self.mlp(self.norm(x, name + ".ln_2"), name + ".mlp")
 
-    def cross(self, x, data, name):
-        x = x + self.attention(self.norm(x, name + ".ln_1"), self.norm(data, name + ".ln_2"), name + ".attn")
+    def cross(self, x, data, name, at=None, there=None):
+        data = self.norm(data, name + ".ln_2")
+        x = x + self.attention(self.norm(x, name + ".ln_1"), data, name + ".attn", at, there)
         return x + self.mlp(self.norm(x, name + ".ln_3"), name + ".mlp")
 
     def embed(self, P):
@@ -89,20 +100,23 @@ class Reference:
         rows = torch.arange(len(C))[:, None]
         query = torch.cat([C[rows, near], S[rows, edge]], 1)
         if anchors is not None:
-            query = self.linear(self.embed(anchors), "anchor_query").expand(len(C), -1, -1)
-        x = self.cross(query, C, "encoder.cross_attn") + self.cross(query, S, "encoder.cross_attn1")
+            anchors = anchors.expand(len(C), -1, -1)
+            query = self.linear(self.embed(anchors), "anchor_query")
+        x = self.cross(query, C, "encoder.cross_attn", anchors, coarse)
+        x = x + self.cross(query, S, "encoder.cross_attn1", anchors, sharp)
         for k in range(2):
-            x = self.block(x, f"encoder.self_attn.resblocks.{k}")
+            x = self.block(x, f"encoder.self_attn.resblocks.{k}", anchors)
         x = self.linear(self.norm(x, "encoder.ln_post"), "pre_kl")
         return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :].clamp(-30, 20)
 
     def field(self, z, X, anchors=None):
         x = self.linear(z, "post_kl")
         if anchors is not None:
+            anchors = anchors.expand(len(z), -1, -1)
             x = x + self.linear(self.embed(anchors), "anchor_proj")
         for k in range(2):
-            x = self.block(x, f"transformer.resblocks.{k}")
-        x = self.cross(self.linear(self.embed(X), "decoder.query_proj"), x, "decoder.cross_attn_decoder")
+            x = self.block(x, f"transformer.resblocks.{k}", anchors)
+        x = self.cross(self.linear(self.embed(X), "decoder.query_proj"), x, "decoder.cross_attn_decoder", X, anchors)
         return self.linear(self.norm(x, "decoder.ln_post"), "decoder.output_proj")[..., 0]
 
 
@@ -130,9 +144,10 @@ def test_the_network_is_the_published_one_number_by_number(dora):
     close(dora.query(dora.decode(z), X), reference.field(z, X))
 
 
-def test_a_network_of_fixed_places_is_its_description_number_by_number():
-    network_ = stirred(network(tokens=8, **SMALL, anchors="fixed", anchored=True, qk_norm=True).double())
-    reference, P = Reference(network_.state_dict(), heads=3), places(8).double()
+@pytest.mark.parametrize("local", [0.0, 4.0])
+def test_a_network_of_fixed_places_is_its_description_number_by_number(local):
+    network_ = stirred(network(tokens=8, **SMALL, anchors="fixed", anchored=True, qk_norm=True, local=local).double())
+    reference, P = Reference(network_.state_dict(), 3, local), places(8).double()
     coarse, sharp = cloud(seed=1).double(), cloud(seed=2, count=96).double()
     mean, logvar = network_.encode(coarse, sharp)
     none = torch.zeros(2, 4, dtype=torch.long)
@@ -142,10 +157,11 @@ def test_a_network_of_fixed_places_is_its_description_number_by_number():
     close(network_.query(network_.decode(mean), X), reference.field(mean, X, P))
 
 
+@pytest.mark.parametrize("local", [0.0, 4.0])
 @pytest.mark.parametrize("anchors", ["farthest", "matched", "nearest"])
-def test_tokens_that_move_are_told_where_they_are_by_their_latent(anchors):
-    network_ = stirred(network(tokens=8, **SMALL, anchors=anchors, anchored=True, qk_norm=True).double())
-    reference, z = Reference(network_.state_dict(), heads=3), cloud(count=8, seed=4)[..., :3].double()
+def test_tokens_that_move_are_told_where_they_are_by_their_latent(anchors, local):
+    network_ = stirred(network(tokens=8, **SMALL, anchors=anchors, anchored=True, qk_norm=True, local=local).double())
+    reference, z = Reference(network_.state_dict(), 3, local), cloud(count=8, seed=4)[..., :3].double()
     z = torch.cat([torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0)).double(), z], -1)
     X = cloud(seed=3, count=50)[..., :3].double()
     close(network_.query(network_.decode(z), X), reference.field(z[..., :5], X, z[..., 5:]))
@@ -225,7 +241,7 @@ def test_the_order_of_points_does_not_matter(anchors):
 @pytest.mark.parametrize("anchors", ["farthest", "matched"])
 @pytest.mark.parametrize("anchored", [False, True])
 def test_the_order_of_tokens_does_not_matter_where_they_carry_what_they_are(anchors, anchored):
-    vae_ = stirred(network(anchors=anchors, anchored=anchored, tokens=8)).double()
+    vae_ = stirred(network(anchors=anchors, anchored=anchored, local=30.0 * anchored, tokens=8)).double()
     z, X = torch.randn(2, 8, vae_.channels).double(), cloud(count=40)[..., :3].double()
     close(vae_.query(vae_.decode(z.flip(1)), X), vae_.query(vae_.decode(z), X))
 
@@ -305,7 +321,7 @@ def loss(network, X=None):
 @pytest.mark.parametrize("anchored", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_every_kind_of_network_learns(anchors, anchored, qk_norm):
-    network_ = network(anchors=anchors, anchored=anchored, qk_norm=qk_norm, tokens=8).train()
+    network_ = network(anchors=anchors, anchored=anchored, qk_norm=qk_norm, local=30.0 * anchored, tokens=8).train()
     optimiser = torch.optim.SGD(network_.parameters(), 1e-2)
     before = loss(network_)
     before.backward()
@@ -387,9 +403,11 @@ def test_a_sample_has_the_mean_and_the_spread_of_its_posterior():
         (lambda: vae.build("tiny", channels=True), "channels = True; wanted a whole number"),
         (lambda: vae.build("tiny", qk_norm="no"), "qk_norm = 'no'; wanted true or false"),
         (lambda: vae.build("tiny", clip=0), "clip = 0; wanted a distance above 0"),
+        (lambda: vae.build("tiny", local=-1.0), "local = -1.0; wanted a number from 0"),
+        (lambda: vae.build("tiny", anchored=False), "local = 30.0 needs anchored = true"),
         (lambda: network().encode(cloud(), cloud()[..., :3]), "sharp is (2, 128, 3); wanted (shapes, points, 6)"),
         (lambda: network().encode(cloud(), cloud()[:, :0]), "takes points of its surface there too"),
-        (lambda: network().decode(torch.zeros(1, 4, 16)), "latents of 16 channels came; this VAE's have 19"),
+        (lambda: network().decode(torch.zeros(1, 4, 19)), "latents of 19 channels came; this VAE's have 16"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 7), "tokens = 7; wanted an even number"),
         (lambda: network(anchors="farthest").encode(cloud(), cloud(), 512), "at most twice the points: 128 of the"),
     ],
@@ -413,7 +431,16 @@ def test_every_kind_of_anchors_saves_and_loads_to_the_bit(anchors, tmp_path):
         for one, other in zip(
             network_.encode(cloud(), cloud(seed=1)), again.encode(cloud(), cloud(seed=1)), strict=True
         ):
-            assert torch.equal(one, other) and one.shape == (2, 64, network_.channels)
+            assert torch.equal(one, other) and one.shape == (2, 96, network_.channels)
+
+
+def test_a_network_from_before_attention_could_be_local_loads(tmp_path):
+    network_ = network(local=0)
+    vae.save(network_, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["local"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert vae.load(tmp_path).config == network_.config
 
 
 @pytest.fixture
