@@ -49,8 +49,8 @@ MEANING = {
     "themselves, the same for every shape, of which many lie far from its surface. The last two are easy to generate",
     "anchored": "after the bottleneck a token is told again where it looks from",
     "qk_norm": "queries and keys are normalised",
-    "local": "how fast attention falls with the square of the distance from where a token looks, in the head that sees "
-    "least far; the first sees ten times as far; 0: all see everything",
+    "local": "how fast attention falls with the square of a distance, in the last head, which sees least far; the first "
+    "sees ten times as far; 0: no distance counts",
     "clip": "distance at which the field is cut off; it is given in this unit",
 }
 ANCHORS = ("farthest", "matched", "nearest", "fixed")
@@ -63,7 +63,7 @@ class Context(NamedTuple):
 
     keys: torch.Tensor  # (B, heads, T, width / heads)
     values: torch.Tensor  # (B, heads, T, width / heads)
-    anchors: torch.Tensor | None  # (B, T, 3) where the tokens look from, if those far from a query count less
+    anchors: torch.Tensor | None  # (B, T, 3) where the tokens look from, as far as that is known
 
 
 def build(size: str, **options) -> "VAE":
@@ -228,11 +228,11 @@ class VAE(nn.Module):
             x = self.through(block, x, nearness)
         return Context(*self.decoder.cross_attn_decoder.remember(x), anchors)
 
-    def nearness(self, X: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor | None:
+    def nearness(self, X: torch.Tensor, anchors: torch.Tensor | None) -> torch.Tensor | None:
         """What attention of X (B, N, 3 or more) to anchors (B, T, 3 or more) loses by distance: (B, heads, N, T)."""
         if not self.config["local"]:
             return None
-        with torch.no_grad():  # places are given, not learned
+        with torch.no_grad():  # places are given; and flash attention would fall back to a slow one for a gradient here
             X, anchors = (P[..., :3].to(torch.promote_types(P.dtype, torch.float32)) for P in (X, anchors))
             rates = self.config["local"] * torch.logspace(-2, 0, self.config["heads"]).to(X)
             return torch.cdist(X, anchors).square()[:, None] * -rates[:, None, None]
@@ -241,7 +241,7 @@ class VAE(nn.Module):
         """The field (B, N) at points (B, N, 3), positive inside, in units of config["clip"]; not cut off."""
         x = exact(self.decoder.query_proj, self.embed(X))  # (B, N, width)
         with any_length(x):
-            nearness = self.nearness(X, context.anchors) if context.anchors is not None else None
+            nearness = self.nearness(X, context.anchors)
             x = self.through(self.decoder.cross_attn_decoder.ask, x, context.keys, context.values, nearness)
         return exact(self.decoder.output_proj, self.decoder.ln_post(x))[..., 0]
 
