@@ -49,8 +49,8 @@ MEANING = {
     "themselves, the same for every shape, of which many lie far from its surface. The last two are easy to generate",
     "anchored": "after the bottleneck a token is told again where it looks from",
     "qk_norm": "queries and keys are normalised",
-    "local": "how fast attention falls with the square of a distance, in the last head, which sees least far; the first "
-    "sees ten times as far; 0: no distance counts",
+    "local": "how fast attention falls with the square of a distance, in the last head, which sees least far; the "
+    "first sees ten times as far; 0: no distance counts",
     "clip": "distance at which the field is cut off; it is given in this unit",
 }
 ANCHORS = ("farthest", "matched", "nearest", "fixed")
