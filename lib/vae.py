@@ -234,7 +234,7 @@ class VAE(nn.Module):
             return None
         with torch.no_grad():  # places are given; and flash attention would fall back to a slow one for a gradient here
             X, anchors = (P[..., :3].to(torch.promote_types(P.dtype, torch.float32)) for P in (X, anchors))
-            rates = self.config["local"] * torch.logspace(-2, 0, self.config["heads"]).to(X)
+            rates = self.config["local"] * torch.logspace(0, -2, self.config["heads"]).flip(0).to(X)
             return torch.cdist(X, anchors).square()[:, None] * -rates[:, None, None]
 
     def query(self, context: Context, X: torch.Tensor) -> torch.Tensor:

@@ -167,6 +167,13 @@ def test_tokens_that_move_are_told_where_they_are_by_their_latent(anchors, local
     close(network_.query(network_.decode(z), X), reference.field(z[..., :5], X, z[..., 5:]))
 
 
+def test_the_last_head_sees_least_far_also_where_it_is_the_only_one():
+    apart = torch.tensor([[[0.0, 0, 0], [0, 0.5, 0]]])
+    for heads, rates in ((1, [4.0]), (3, [0.04, 0.4, 4.0])):
+        found = network(width=24, heads=heads, local=4.0).nearness(apart, apart)[0, :, 0, 1]
+        assert found.tolist() == pytest.approx([-rate / 4 for rate in rates])
+
+
 def test_uncertainty_has_bounds(dora):
     with torch.no_grad():
         dora.pre_kl.bias[5:] = torch.tensor([-100.0, -29, 0, 19, 100])
