@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import itertools
+import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,7 @@ class Watch:
     waited: float = 0.0
     paused: float = 0.0
     told: float = 0.0
+    asked: list = field(default_factory=list)  # when each batch was asked for
 
     def __post_init__(self):
         self.began = time.monotonic()
@@ -129,6 +132,13 @@ class Watch:
     def speed(self, step: int) -> float:
         return (step - self.start) / max(self.here, 1e-9)
 
+    @property
+    def pace(self) -> float:
+        """Seconds a step takes under way: the median, in which what is compiled in the first ones does not count."""
+        if len(self.asked) < 2:
+            return self.seconds / max(self.start, 1)
+        return statistics.median(after - before for before, after in itertools.pairwise(self.asked))
+
     def tells(self) -> bool:
         """Is it time for a line? Every 5 seconds at first, a hundred lines or so in a day."""
         due = self.here - self.told > max(5.0, self.here / 20)
@@ -137,12 +147,12 @@ class Watch:
 
     def waiting(self, source: Iterator) -> Iterator:
         while True:
-            asked = time.monotonic()
+            self.asked.append(self.here)
             try:
                 pieces = next(source)
             except StopIteration:
                 return
-            self.waited += time.monotonic() - asked
+            self.waited += self.here - self.asked[-1]
             yield pieces
 
     @contextlib.contextmanager

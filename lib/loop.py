@@ -40,6 +40,7 @@ class Trained(NamedTuple):
     seconds: float  # of training, over all sessions
     waiting: float  # share of this session's time in which the model waited for batches
     peak_gib: float  # of GPU memory
+    pace: float  # seconds a step, the median of this session
 
 
 @dataclass
@@ -195,7 +196,7 @@ def train(
                 raise KeyboardInterrupt(f"{folder} stopped at step {run.step}. The same command goes on from here.")
             examine()
         place.wait()
-    return Trained(finished(), run.step, run.seconds, watch.share, place.peak_gib())
+    return Trained(finished(), run.step, run.seconds, watch.share, place.peak_gib(), watch.pace)
 
 
 RECIPE = (

@@ -284,7 +284,7 @@ def facts(trained: loop.Trained, parts: dict[str, Pairs], recipe: dict, device: 
     """What a run cost, and how much of the machine it used."""
     train, val = parts["train"], parts["val"]
     tokens, patches = train.mean.shape[1], train.features(0, 0).shape[0]
-    speed = trained.step * recipe["batch_size"] / max(trained.seconds, 1e-9)
+    speed = recipe["batch_size"] / trained.pace
     work = 3 * dit.flops(trained.model, tokens, patches) * speed / 1e12  # backward costs twice forward
     rows = {
         "shapes to learn from": len(train),

@@ -90,7 +90,7 @@ def train_vae(
         "weights": sum(weight.numel() for weight in trained.model.parameters()),
         "steps": trained.step,
         "minutes of training": trained.seconds / 60,
-        "steps a second": trained.step / max(trained.seconds, 1e-9),
+        "steps a second": 1 / trained.pace,
         "share of the time spent waiting for batches": trained.waiting,
         "peak GPU memory, GiB": trained.peak_gib,
     }

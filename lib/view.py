@@ -181,11 +181,11 @@ def cloud(rows, dataset: str, resolution: int, views: int = 6, side: int = 600):
     """Points that the depth maps of several views show, each view in its colour, seen from two places."""
     from PIL import Image as Pixels
 
-    if not len(rows):
-        return picture.placard("Nothing to show.")
     bands = []
     for name in rows["item"]:
         item, lens, poses, told = opened(name, dataset, resolution)
+        if "depth" not in maps_of(told):
+            continue
         chosen = np.unique(np.linspace(0, len(poses) - 1, min(views, len(poses))).astype(int))
         P = [camera.unproject(lens, poses[k], read(item, k, "depth") * told["depth_scale"]) for k in chosen]
         C = np.repeat(TINTS[np.arange(len(P)) % len(TINTS)], [len(p) for p in P], axis=0)
@@ -194,6 +194,8 @@ def cloud(rows, dataset: str, resolution: int, views: int = 6, side: int = 600):
         for n, turn in enumerate((35, 215)):
             band.paste(Pixels.fromarray(splat(np.concatenate(P), C, side, turn)), (n * side, 30))
         bands.append(band)
+    if not bands:
+        return picture.placard("Nothing to show: there are no depth maps.")
     return picture.png(stacked(bands), "Unprojected depth of several views")
 
 

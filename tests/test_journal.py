@@ -60,6 +60,18 @@ def test_progress_is_a_line_of_plain_text(tmp_path, capsys):
     assert capsys.readouterr().out == line + "\n"
 
 
+def test_the_pace_is_that_under_way(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    watch = Watch(start=10, before=50.0)
+    assert watch.pace == 5.0  # of earlier sessions, while there is none in this one
+    for step in watch.waiting(iter(range(5))):
+        now[0] += 2.0 if step else 90.0  # the first one is compiled
+        with watch.pause():
+            now[0] += 30.0
+    assert watch.pace == pytest.approx(2.0)
+
+
 def test_a_watch_counts_waiting_and_not_pauses(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])

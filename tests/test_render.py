@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import trimesh
 from PIL import Image as Pixels
@@ -344,6 +345,9 @@ def test_only_what_is_asked_for_is_made(tree, tmp_path):
     assert lens.projection == told["projection"] == "orthographic" and view.maps_of(told) == ["depth"]
     facts = render.render(tree[1], views=2, size=32, maps=["image"], engine="rays")
     assert facts["coverage"] > 0.03 and "faces" not in facts and "overlap" not in facts
+    rows = pd.DataFrame({"item": [tree[1].name]})
+    shown = view.cloud(rows, tree[1].dataset, tree[1].resolution)
+    assert "no depth" in shown.alt and not len(render.depths(rows, tree[1].dataset, tree[1].resolution))
 
 
 def test_a_blank_render_puts_the_item_aside_and_leaves_nothing(tree, monkeypatch):
