@@ -182,7 +182,7 @@ def steady(ledger: pd.DataFrame, jobs: int) -> float:
 
 def throughput(ledger: pd.DataFrame, dataset: str, resolution: int, parameters: dict, means: dict, jobs: int) -> dict:
     """Pictures a second of the run beside those of the bare network, on pictures of this run ready in memory."""
-    most = 4 * means["chunk"]
+    most = 2 * means["chunk"]
     pictures = []
     for name in ledger[ledger["status"].isin(["done", "kept"])]["item"]:
         asked = features(Item(name, "", "", str(dataset), resolution), **parameters, **means)

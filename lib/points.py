@@ -78,7 +78,7 @@ def pick(array: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
 def draw(
     shape: Points,
     rng: np.random.Generator,
-    points: int,  # on the surface, and as many on sharp edges
+    points: int,  # on the surface, and as many on sharp edges; 0 = all that there are of each
     supervision: tuple[int, int, int],  # how many near the edges, near the surface and anywhere
     edges: bool = True,  # False: points of the whole surface stand in for those of the edges, to compare
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ def draw(
     sharp, asked = (shape.sharp, shape.edges) if edges else (shape.coarse, shape.near)
     sources = zip((asked, shape.near, shape.uniform), supervision, strict=True)
     queries = np.concatenate([pick(array, count, rng) for array, count in sources])
-    return pick(shape.coarse, points, rng), pick(sharp, points, rng), queries
+    return *(pick(array, points or len(array), rng) for array in (shape.coarse, sharp)), queries
 
 
 def augment(how: Augment, coarse: np.ndarray, sharp: np.ndarray, queries: np.ndarray, rng: np.random.Generator):

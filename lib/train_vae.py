@@ -124,7 +124,7 @@ def learn(
     seen, kept = (points.Shelf([samples(item) for item in some], cache) for some in (train, held_out))
     drawn = partial(batch, asked=asked, edges=edges, seed=seed, channels=model.channels)
     ask = partial(losses, asked=asked, clip=model.config["clip"])
-    judge = partial(judged, asked=asked, edges=edges)
+    judge = partial(judged, tokens=max(asked["tokens"]), edges=edges)
     watched = [item for item in held_out if splits([item.name], item.dataset)[item.name] == "val"] or held_out
     trained = loop.train(
         model,
@@ -247,16 +247,16 @@ def clipped(distance, clip: float):
 # -- judging ----------------------------------------------------------------------------------------------------------
 
 
-def judged(model: nn.Module, item: Item, target: Path | None, *, asked: dict, edges: bool) -> dict:
-    """An item's scores; its reconstruction is written if there is a target."""
+def judged(model: nn.Module, item: Item, target: Path | None, *, tokens: int, edges: bool) -> dict:
+    """An item's scores, encoded from all its points, as 05 does; the reconstruction is written if there is a target."""
     shape, rng = points.read(*samples(item)), np.random.default_rng(0)
     counts = [len(shape.edges) // 8, 0, min(VOLUME, len(shape.uniform))]
-    coarse, sharp, queries = points.draw(shape, rng, asked["points"], counts, edges)
+    coarse, sharp, queries = points.draw(shape, rng, 0, counts, edges)
     device, clip = next(model.parameters()).device, model.config["clip"]
     if not edges:
         queries[: counts[0]] = points.pick(shape.edges, counts[0], rng)  # seen or not, edges are what is judged
     coarse, sharp, X = (torch.from_numpy(array)[None].to(device) for array in (coarse, sharp, queries[:, :3]))
-    mean, _ = model.encode(coarse, sharp, max(asked["tokens"]), seed=0)
+    mean, _ = model.encode(coarse, sharp, tokens, seed=0)
     query = surface.field(model, mean[0])
     field = torch.cat([query(part) for part in X[0].split(1 << 16)]).cpu().numpy()
     error = np.square(field.clip(-1, 1) - clipped(queries[:, 3], clip))

@@ -81,6 +81,8 @@ def test_a_draw_has_its_counts_and_comes_from_its_seed():
     assert all(tuple(row) in whole for whole, part in zip(known, parts, strict=True) for row in part)
     again = draw(shape, np.random.default_rng(1), 64, (10, 20, 30))
     assert all(np.array_equal(a, b) for a, b in zip((coarse, sharp, queries), again, strict=True))
+    whole = draw(shape, np.random.default_rng(1), 0, (10, 20, 30))[:2]
+    assert all(np.array_equal(a, b.astype(np.float32)) for a, b in zip(whole, (shape.coarse, shape.sharp), strict=True))
     _, plain, asked = draw(shape, np.random.default_rng(1), 64, (10, 20, 30), edges=False)
     on_edges = {tuple(row) for row in shape.sharp.astype(np.float32)}
     assert not any(tuple(row) in on_edges for row in plain) and not any(tuple(row) in known[0] for row in asked)

@@ -11,7 +11,7 @@ from test_points import write as write_points
 from lib import points, train_vae, vae
 from lib.dataset import Item, sha256, split, write_facts
 from lib.journal import read_curve
-from lib.train_vae import batch, choose, divide, judged, losses
+from lib.train_vae import batch, choose, divide, judged, losses, samples
 
 torch.set_num_threads(1)
 QUICK = {"points": 32, "supervision": [16, 16, 32], "tokens": [8], "batch_size": 2, "warmup": 2}
@@ -185,6 +185,7 @@ class Oracle(torch.nn.Module):
         self.side, self.config = torch.nn.Parameter(torch.tensor(half)), {"clip": 0.05}
 
     def encode(self, coarse, sharp, tokens, seed):
+        self.saw = len(coarse[0]), len(sharp[0])
         return torch.zeros(1, tokens, 4), None
 
     def decode(self, z):
@@ -199,8 +200,10 @@ class Oracle(torch.nn.Module):
 def test_a_perfect_field_has_perfect_scores_and_a_wrong_one_has_not(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(train_vae, "DEPTH", 6)
     write_points(tree[0].path("_sample_points.npz"), of_a_box(n=8000))
-    judge = partial(judged, asked=ASKED, edges=True)
-    right = judge(Oracle([1.0, 0.5, 0.25]), tree[0], tmp_path / "made" / "box.obj")
+    judge, oracle = partial(judged, tokens=8, edges=True), Oracle([1.0, 0.5, 0.25])
+    right = judge(oracle, tree[0], tmp_path / "made" / "box.obj")
+    shape = points.read(*samples(tree[0]))
+    assert oracle.saw == (len(shape.coarse), len(shape.sharp))  # all there are, as 05 shows the VAE
     assert right["iou"] > 0.99 and right["f_05"] > 0.99 and right["edge_gap"] < 0.03
     assert right["edge_error"] < 1e-3 and right["error"] < 1e-3  # of half precision
     assert (tmp_path / "made" / "box.obj").stat().st_size > 1000
