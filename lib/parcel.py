@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import platform
 import re
 import shutil
@@ -192,15 +193,12 @@ def table(path: Path) -> tuple[str, str]:
 
 def veil(record: dict):
     """A function that takes out of a text where on this machine it was written: the repo, homes, hosts, data."""
-    given = [
-        section.get("parameters", {}).get(key)
-        for section in record["sections"].values()
-        for key in ("meshes", "dataset")
-    ]
-    far = {str(path).rstrip("/\\") for path in given if isinstance(path, str) and Path(path).is_absolute()}
     here, home = record.get("cwd") or str(Path.cwd()), str(Path.home())
     names = {f"{here}/": "", f"{here}\\": "", here: ".", home: "~"}
-    names |= {path: f"~/{Path(path).name}" for path in far if not path.startswith(here)}
+    for section in record["sections"].values():
+        for given in (section.get("parameters", {}).get(key) for key in ("meshes", "dataset")):
+            if isinstance(given, str) and given:
+                names |= away(given, here)
     hosts = {record.get("host"), platform.node()} - {None, ""}
     order = sorted(names, key=len, reverse=True)  # the longest first: the repo may lie in the home
     ours = "|".join(re.escape(name) + (r"(?![\w.-])" if name[-1] not in "/\\" else "") for name in order)
@@ -213,6 +211,13 @@ def veil(record: dict):
         return binary or (names[own] if own else "~" if user else "a machine")
 
     return lambda text: pattern.sub(replaced, text)
+
+
+def away(given: str, here: str) -> dict[str, str]:
+    """Where data lies outside the repo, also by a link in it, and what is said instead."""
+    said = f"~/{Path(given).name}" if Path(given).is_absolute() else given
+    places = {str(Path(here, given)), os.path.realpath(Path(here, given))}
+    return {place: said for place in places if not Path(place).is_relative_to(here)}
 
 
 def walk(value, hide):

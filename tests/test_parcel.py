@@ -89,6 +89,17 @@ def test_it_tells_nothing_of_the_machine_it_was_written_on(run, tmp_path):
             assert secret not in re.sub(parcel.BINARY, "", text), path
 
 
+def test_where_a_link_to_the_data_leads_is_not_told(run, tmp_path, tmp_path_factory):
+    vault = tmp_path_factory.mktemp("vault")
+    Path("data").mkdir()
+    Path("data/linked").symlink_to(vault)
+    about = json.loads((run / "run.json").read_text())
+    about["sections"]["01_one"]["parameters"] |= {"dataset": "data/linked"}
+    hide = parcel.veil(about)
+    assert hide(f"{vault}/cup/256_cup at {tmp_path}/data/linked") == "data/linked/cup/256_cup at data/linked"
+    assert hide(f"{vault}_of_others") == f"{vault}_of_others"
+
+
 def test_every_link_of_its_page_leads_to_a_file_in_it(run):
     target, _ = parcel.pack(run)
     Path("outputs/index.html").write_text("")
