@@ -153,12 +153,21 @@ def pictures(image: str, items: list[Item], about: dict, most: int = 24, view: i
 
 
 def from_files(where: Path, share: float, most: int) -> list[Asked]:
-    """A picture's file, or those of a folder, of which the bad ones come with the reason; it takes one good one."""
+    """A picture's file, or those of a folder, of which the bad ones come with the reason; it takes one good one.
+
+    What lies beside them is no picture by its suffix, and is passed over.
+    """
+    from PIL import Image
+
     if not where.is_dir():
         return [Asked(where.stem, cutout.frame(cutout.read(where), share), None)]
-    paths = sorted(path for path in where.iterdir() if path.is_file() and path.name[0] != ".")[: most or None]
+    files = sorted(path for path in where.iterdir() if path.is_file() and path.name[0] != ".")
+    paths = [path for path in files if path.suffix.lower() in Image.registered_extensions()][: most or None]
     if not paths:
-        raise ValueError(f"image = {str(where)!r} is a folder without a file. Give a picture, or a folder of them.")
+        raise ValueError(
+            f"image = {str(where)!r} is a folder without a picture (.png, .jpg ...; other files there: {len(files)}). "
+            "Give a picture, or a folder of them."
+        )
     stems, found = [path.stem for path in paths], []
     for path in paths:
         name = path.stem if stems.count(path.stem) == 1 else path.name.replace(".", "_")  # or one would be lost

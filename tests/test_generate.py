@@ -85,18 +85,21 @@ def test_a_bad_file_among_pictures_costs_only_itself(tools, tmp_path, monkeypatc
     monkeypatch.setattr(generate, "surface", solid())
     folder = tmp_path / "photos"
     folder.mkdir()
-    with pytest.raises(ValueError, match=r"photos' is a folder without a file\. Give a picture"):
+    with pytest.raises(ValueError, match=r"photos' is a folder without a picture .*there: 0\)"):
         generate.pictures(str(folder), [], tools.about)
     (folder / "notes.txt").write_text("none")
     (folder / ".DS_Store").write_text("none")
-    with pytest.raises(ValueError, match=r"none of 1 files in .*photos is a picture.*notes.txt' cannot be read"):
+    with pytest.raises(ValueError, match=r"photos' is a folder without a picture .*there: 1\)"):
+        generate.pictures(str(folder), [], tools.about)
+    (folder / "torn.JPG").write_text("none")
+    with pytest.raises(ValueError, match=r"none of 1 files in .*photos is a picture.*torn.JPG' cannot be read"):
         generate.pictures(str(folder), [], tools.about)
     for name in ("cup.png", "cup.gif", "jar.png"):
         Image.fromarray(np.pad(np.zeros((20, 20), np.uint8), 10, constant_values=255)).save(folder / name)
     asked = generate.pictures(str(folder), [], tools.about)
-    assert [one.name for one in asked] == ["cup_gif", "cup_png", "jar", "notes"], "none overwrites another"
+    assert [one.name for one in asked] == ["cup_gif", "cup_png", "jar", "torn"], "none overwrites another"
     table = generate.generate(asked, tools, tmp_path / "made", steps=1).set_index("picture")
-    assert "no known format" in table["reason"]["notes"] and (table["reason"] != "").sum() == 1
+    assert "no known format" in table["reason"]["torn"] and (table["reason"] != "").sum() == 1
     assert sorted(path.stem for path in (tmp_path / "made").glob("*.glb")) == ["cup_gif", "cup_png", "jar"]
     assert generate.gallery(table.reset_index(), asked, tmp_path / "made", generate.judge(table, asked, [], tools, ""))
 
