@@ -168,7 +168,8 @@ def main():
     parser.add_argument("--vae", help="a trained one: a folder, a checkpoint or a hub id")
     parser.add_argument("--latents", nargs="+", default=[], help="files that 05_latents wrote")
     args = parser.parse_args()
-    print(f"{args.device}, {torch.get_num_threads()} threads, {memory.free(args.device) / 2**30:.1f} GiB free")
+    name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "CPU"
+    print(f"{name}, {torch.get_num_threads()} threads, {memory.free(args.device) / 2**30:.1f} GiB free")
     print(HEAD + ("(allocated / reserved)" if args.device.startswith("cuda") else "(process)"))
     if args.size:
         cells_known(args.size, args)

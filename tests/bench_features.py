@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib import dino, features
+from lib import dino, features, memory
 
 
 def draw(folder: Path, count: int, side: int) -> list[Path]:
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    model = dino.load(given.weights, 0, features.choose(given.device))
+    model = dino.load(given.weights, 0, memory.choose(given.device))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(8) as threads:
         folder = Path(folder)
         paths = draw(folder, given.pictures, given.side)

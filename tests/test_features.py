@@ -240,3 +240,12 @@ def test_views_and_their_colours_are_one_picture(items, tmp_path):
     ledger = table(run(items))
     shown = features.colours(ledger.head(2), str(tmp_path / "tree"), 64, parameters(), views=2)
     assert shown.format == "png" and len(shown.data) > 1000
+
+
+def test_a_gpu_is_fed_by_as_many_processes_as_there_are_cores_for(monkeypatch):
+    monkeypatch.setattr(features.memory, "choose", lambda device: device)
+    monkeypatch.setattr(features.joblib, "cpu_count", lambda: 16)
+    assert features.choose("cpu", -1) == ("cpu", 2) and features.choose("cuda:1", -1) == ("cuda:1", 8)
+    assert features.choose("cuda", 3)[1] == 3 and features.choose("cuda", -1, "tcp://host:8786")[1] == -1
+    monkeypatch.setattr(features.joblib, "cpu_count", lambda: 2)
+    assert features.choose("cuda", -1)[1] == 2
