@@ -126,10 +126,10 @@ def describe(where: str, device: str, anchors: str = "") -> dict:
     }
 
 
-def shares(device: str, jobs: int, batch: int) -> dict:
-    """Processes and items a batch. On a GPU three processes: one computes while the others read and write."""
+def shares(device: str, jobs: int, batch: int, scheduler: str = "") -> dict:
+    """Processes and items a batch. On this machine's GPU three processes: one computes, the others read and write."""
     on_gpu = device.startswith("cuda")
-    return {"jobs": 3 if on_gpu and jobs < 0 else jobs, "batch": batch or (16 if on_gpu else 1)}
+    return {"jobs": 3 if on_gpu and jobs < 0 and not scheduler else jobs, "batch": batch or (16 if on_gpu else 1)}
 
 
 def statistics(items: list[Item], about: dict, tokens: list) -> tuple[dict, str]:

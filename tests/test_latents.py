@@ -321,6 +321,7 @@ def test_shares_and_words():
     assert latents.shares("cpu", -1, 0) == {"jobs": -1, "batch": 1}
     assert latents.shares("cuda:1", -1, 0) == {"jobs": 3, "batch": 16}
     assert latents.shares("cuda", 2, 4) == {"jobs": 2, "batch": 4}
+    assert latents.shares("cuda", -1, 0, "tcp://host:8786")["jobs"] == -1  # as many as the cluster's workers take
     about = {"size": "tiny", "million parameters": 0.37, "weights": "run/11", "sha256": "ab" * 32}
     about |= {"channels": 16, "anchors": "matched", "device": "CPU", "clip": 0.05}
     assert "tiny (0.37 M parameters, run/11" in latents.title(about, [16, 32])
