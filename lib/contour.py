@@ -1,117 +1,11 @@
 """Dual contouring on sparse cells: one vertex a cell, on the source itself and on its sharp edges, always manifold."""
 
-from collections.abc import Callable
-from functools import cache
-
 import numpy as np
 
-from lib import field
-from lib.field import OFFSETS, STEPS
+from lib import field, manifold
 
-AROUND = (
-    np.array(  # (3, 4): from an edge's lower corner to the four cells that share it, counter-clockwise about the axis
-        [[0, -STEPS[(a + 1) % 3], -STEPS[(a + 1) % 3] - STEPS[(a + 2) % 3], -STEPS[(a + 2) % 3]] for a in range(3)]
-    )
-)
 LOOSE = 0.4  # cells by which a feature may lie outside its cell
 SHARP = np.cos(np.radians(30))  # an edge of the source is sharp where its faces' normals differ by more
-
-Cut = Callable[[np.ndarray, np.ndarray], np.ndarray]  # keys of neighbours -> whether the source lies between them
-
-# -- signs ------------------------------------------------------------------------------------------------------------
-
-
-@cache
-def twofold() -> np.ndarray:
-    """(256,) cases of a cell whose inside or outside corners are not joined along its edges: two sheets in one cell."""
-    side = np.arange(256)[:, None] >> np.arange(8) & 1  # (256, 8)
-    name = np.tile(np.arange(8), (256, 1))
-    for _ in range(7):  # every corner takes the least name of its side among its neighbours'
-        for axis in (1, 2, 4):
-            other = np.arange(8) ^ axis
-            name = np.where(side == side[:, other], np.minimum(name, name[:, other]), name)
-    return (name == np.arange(8)).sum(1) > 2
-
-
-def repair(
-    keys: np.ndarray,
-    values: np.ndarray,
-    flood=None,
-    loose: np.ndarray | None = None,  # corners that may turn outside
-    cut: Cut | None = None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Turn corners until every cell has one sheet and no void is left; keys and values with all corners that this
-    needs, and how many were turned.
-
-    Outside ones turn inside, or inside ones outside where that takes less and no grid edge from there to an outside
-    corner is cut by the source. No corner turns outside twice, so it ends. Then no face of a cell has its corners
-    inside, outside, inside, outside, every crossed edge gives one quad and every crossed cell one vertex with one fan
-    around it: a 2-manifold.
-    """
-    turned = 0
-    loose = np.zeros(len(keys), bool) if loose is None else loose.copy()
-    suspects, beyond = crossed_cells(keys, values), flood or field.flood(keys[values > 0])
-    while True:
-        while len(suspects):
-            corner_keys = suspects[:, None] + OFFSETS @ STEPS  # (c, 8)
-            missing = field.unique(corner_keys[field.find(keys, corner_keys) < 0])
-            if len(missing):
-                far = np.abs(values).max()
-                at = np.searchsorted(keys, missing)
-                keys, values = np.insert(keys, at, missing), np.insert(values, at, np.where(beyond(missing), -far, far))
-                loose = np.insert(loose, at, False)
-            corner = field.find(keys, corner_keys)
-            corner = corner[twofold()[(values[corner] > 0) @ (1 << np.arange(8))]]
-            fill = cheapest(corner, np.where(values > 0, np.inf, -values))
-            clear = cheapest(corner, np.where((values > 0) & loose, values, np.inf))
-            less = loose[clear] & (values[clear] > 0) & (values[clear] < -values[fill])
-            if less.any():
-                less[less] = ~opens(keys, values <= 0, clear[less], cut)
-            clear, fill = field.unique(clear[less]), field.unique(fill[~less])
-            values[clear] = np.minimum(-values[clear], -1e-9)
-            values[fill] = np.maximum(-values[fill], 1e-9)
-            loose[clear] = loose[fill] = False
-            turned += len(clear) + len(fill)
-            suspects = field.unique(keys[np.r_[clear, fill]][:, None] - OFFSETS @ STEPS)
-        beyond = field.flood(keys[values > 0])
-        void = np.flatnonzero((values <= 0) & ~beyond(keys))
-        if not len(void):
-            return keys, values, turned
-        values[void], loose[void] = np.maximum(-values[void], 1e-9), False
-        suspects = field.unique(keys[void][:, None] - OFFSETS @ STEPS)
-
-
-def cheapest(corner: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Of each cell's corners (c, 8) the one that costs least."""
-    return np.take_along_axis(corner, cost[corner].argmin(1)[:, None], 1)[:, 0]
-
-
-def opens(keys: np.ndarray, outside: np.ndarray, corner: np.ndarray, cut: Cut, find=None) -> np.ndarray:
-    """Whether the source cuts an edge from a corner to one outside, or to another of these, if all these were outside.
-
-    Such a corner that turned outside would tear a hole into what the source bounds. `find` looks up unsorted keys.
-    """
-    after = outside.copy()
-    after[corner] = True
-    torn = np.zeros(len(corner), bool)
-    for step in np.r_[STEPS, -STEPS]:
-        other = find(keys[corner] + step) if find else field.find(keys, keys[corner] + step)
-        both = np.flatnonzero((other >= 0) & after[other])
-        torn[both] |= cut(keys[corner[both]], keys[other[both]])
-    return torn
-
-
-def crossed_edges(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Grid edges whose ends have different signs: index of the lower and the upper corner, axis."""
-    upper = np.stack([field.find(keys, keys + step) for step in STEPS], -1)  # (n, 3)
-    lower, axis = np.nonzero((upper >= 0) & ((values > 0)[:, None] != (values > 0)[upper]))
-    return lower, upper[lower, axis], axis
-
-
-def crossed_cells(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    lower, _, axis = crossed_edges(keys, values)
-    return field.unique(keys[lower][:, None] + AROUND[axis])
-
 
 # -- the surface ------------------------------------------------------------------------------------------------------
 
@@ -125,9 +19,9 @@ def dual(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """V, F and, for each vertex, whether it lies on the source."""
     h = field.spacing(resolution)
-    lower, upper, axis = crossed_edges(keys, values)
+    lower, upper, axis = manifold.crossed_edges(keys, values)
     point, normal, real = crossings(surface, keys, values, wall, lower, upper, resolution)
-    around = keys[lower][:, None] + AROUND[axis]  # (e, 4)
+    around = keys[lower][:, None] + manifold.AROUND[axis]  # (e, 4)
     cells = field.unique(around)
     cell = field.find(cells, around)
 

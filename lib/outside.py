@@ -192,9 +192,11 @@ def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pie
     level, caps = np.zeros(len(band.keys)), []
     P = grid.at(slice(None))
     for F in pieces:  # one by one: outside, the small numbers of many pieces add up
-        keys, number = winding.band(V, F, grid.resolution, lambda keys: grid.look(keys, outside)[0])
-        caps.append((keys, number))
         low, high = V[F].min((0, 1)), V[F].max((0, 1))
+        keys, number = winding.band(V, F, grid.resolution, lambda keys: grid.look(keys, outside)[0])
+        X = field.position(field.unpack(keys), grid.resolution)
+        number = ended(number, np.minimum(X - low, high - X).min(1) / h)
+        caps.append((keys, number))
         at = np.flatnonzero(outside & ((low < P) & (high > P)).all(1))
         known = field.find(keys, band.keys[at])
         here = np.zeros(len(at))
@@ -220,6 +222,18 @@ def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pie
     band, outside = field.Band(*(x[order] for x in grid.band)), outside[order]
     flood = field.flood(band.keys[~outside])
     return gridded(grid.surface, grid.resolution, band, flood), outside, offset[order], cap[order]
+
+
+def ended(number: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Winding numbers below 1/2 outside a box, in which each corner is so many cells deep, or deep below 0.
+
+    Where several sheets of a piece lie about a hole their numbers add up, and its cap would bulge out, by 3.5 cells at
+    a lamp. By as much as they are far out, lest manifold.repair takes them for the cheapest corners to fill; and as
+    much above 1/2 within the last cell inside, so that the cap ends on the box.
+    """
+    side = 0.5 + depth / 2
+    last = (depth > 0) & (depth < 1) & (number > 0.5)
+    return np.where(depth < 0, np.minimum(number, side), np.where(last, np.maximum(number, side), number))
 
 
 def touches(grid: Grid, marked: np.ndarray, which: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from lib import contour, field, outside
+from lib import contour, field, manifold, outside
 from lib.outside import NEIGHBOURS, Grid
 
 TILT = np.radians(35)  # of the rays that look for a body behind an edge: an edge of 60 degrees is no thin part
@@ -75,7 +75,7 @@ def thin(grid: Grid, out, Q: np.ndarray, U: np.ndarray, slant: float = 1.0) -> n
 
 def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sorted keys, the field there, positive inside, the corners where a wall or a cap has a part in it, and those
-    that contour.repair may turn outside: it knows how far from the source they are.
+    that manifold.repair may turn outside: it knows how far from the source they are.
 
     Off the source it is the union of balls about closest points, which joins sheets to solids without a notch.
     """
@@ -97,7 +97,7 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     # Where a ball comes by between walls that fill a slit, they leave it a way.
     way = grid.beside[values[grid.beside] > 0]
     if len(way):
-        way = way[~contour.opens(band.keys, values <= 0, way, partial(cuts, grid), grid.places)]
+        way = way[~manifold.opens(band.keys, values <= 0, way, partial(cuts, grid), grid.places)]
         values[way] = -0.3 * h
     # A crossed edge with one end only would be a hole: at a wall's far side, a cap's rim, a sealed room's window.
     ends = []

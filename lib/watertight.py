@@ -8,10 +8,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from lib import contour, field, mesh, outside, wall, winding
+from lib import contour, field, manifold, mesh, outside, wall, winding
 from lib.clock import Clock
 
-VERSION = 9  # raised when the same parameters come to give other files
+VERSION = 10  # raised when the same parameters come to give other files
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 Holes, Remesh = Literal["close", "wall"], Literal["auto", "always"]
 PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}
@@ -84,7 +84,7 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
     keys, values, walled, loose = wall.signed(grid, out, offset, cap)
     walled = keys[walled]
-    keys, values, turned = contour.repair(keys, values, grid.flood, loose, partial(wall.cuts, grid))
+    keys, values, turned = manifold.repair(keys, values, grid.flood, loose, partial(wall.cuts, grid))
     clock("repair")
     walled = field.find(walled, keys) >= 0
     V_new, F_new, moved = contour.dual(surface, keys, values, walled, resolution)

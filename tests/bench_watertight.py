@@ -47,7 +47,13 @@ def judged(item) -> dict:
     facts = dataset.read_facts(item)[STAGE]["facts"]
     V, F = mesh.read(item.source)
     source = (V - facts["center"]) / facts["scale"], F
-    return judge_watertight.judge(source, mesh.read(item.path("_normalized.obj")), item.resolution, facts)
+    result = mesh.read(item.path("_normalized.obj"))
+    opened = functools.partial(without_caps, *source, item.resolution)
+    return judge_watertight.judge(source, result, item.resolution, facts, opened)
+
+
+def without_caps(V, F, resolution: int) -> tuple:
+    return close(V, F, resolution, holes="wall")[:2]
 
 
 def close_and_judge(items: list, run: str, parameters: dict, jobs: int) -> pd.DataFrame:

@@ -1,93 +1,15 @@
 import itertools
 
 import numpy as np
-import pytest
 import trimesh
-from test_field import assert_manifold, lattice, noise
+from test_field import assert_manifold, lattice
 
-from lib import contour, field
+from lib import contour, field, manifold
 
 
 def ball(n=3):
     m = trimesh.creation.icosphere(subdivisions=n, radius=0.8)
     return np.asarray(m.vertices), np.asarray(m.faces)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_repair_makes_any_signs_manifold(seed):
-    keys, values = noise(16, seed)
-    keys, values, turned = contour.repair(keys, values)
-    assert turned > 0
-    assert (np.diff(keys) > 0).all()
-    surface = field.prepare(*ball())
-    V, F, _ = contour.dual(surface, keys, values, np.ones(len(keys), bool), 16)  # all of it off the source
-    assert_manifold(V, F)
-    outside = field.flood(keys[values > 0])
-    assert (outside(keys) == (values <= 0)).all()  # no voids
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_repair_that_may_clear_corners_leads_no_edge_through_the_source(seed):
-    """Signs at random, and a source that cuts one edge in eleven."""
-    keys, values = noise(16, seed)
-
-    def cut(one, two):
-        assert np.isin(np.abs(one - two), field.STEPS).all()
-        return np.minimum(one, two) % 11 == 0
-
-    filled, before, _ = contour.repair(keys, values.copy())
-    more, after, _ = contour.repair(keys, values.copy(), loose=np.ones(len(keys), bool), cut=cut)
-    V, F, _ = contour.dual(field.prepare(*ball()), more, after, np.ones(len(more), bool), 16)
-    assert_manifold(V, F)
-    assert (field.flood(more[after > 0])(more) == (after <= 0)).all()  # no voids
-    cleared = more[after <= 0][np.isin(more[after <= 0], keys[values > 0])]
-    assert len(cleared) > 20
-    for step in field.STEPS:
-        for one, two in ((cleared, cleared + step), (cleared - step, cleared)):
-            outside = [after[field.find(more, end)] <= 0 for end in (one, two)]
-            assert not (outside[0] & outside[1] & cut(one, two)).any()
-    firm, still, _ = contour.repair(keys, values.copy(), loose=np.zeros(len(keys), bool), cut=cut)
-    assert np.array_equal(firm, filled) and np.array_equal(still, before)
-
-
-@pytest.mark.parametrize("which", ["none may", "source between", "free"])
-def test_repair_parts_two_blocks_that_meet_at_an_edge_or_joins_them(which):
-    ijk, keys = lattice(20)
-    one = ((ijk >= 4) & (ijk < 10)).all(1)
-    other = ((ijk[:, :2] >= 10) & (ijk[:, :2] < 16)).all(1) & (ijk[:, 2] >= 4) & (ijk[:, 2] < 10)
-    values = np.where(one | other, 0.1, -0.5)
-    loose = np.full(len(keys), which != "none may")
-    cut = (lambda one, two: np.full(len(one), which == "source between")) if which != "none may" else None
-    keys, after, turned = contour.repair(keys, values, loose=loose, cut=cut)
-    assert turned >= 6
-    V, F, _ = contour.dual(field.prepare(*ball()), keys, after, np.ones(len(keys), bool), 20)
-    assert_manifold(V, F)
-    assert trimesh.Trimesh(V, F).body_count == (2 if which == "free" else 1)
-
-
-def test_repair_leaves_what_is_well_alone_and_only_adds():
-    ijk, keys = lattice(20)
-    values = 0.7 - np.linalg.norm(field.position(ijk, 20), axis=1)
-    same, after, turned = contour.repair(keys, values.copy())
-    assert turned == 0 and np.array_equal(same, keys) and np.array_equal(after, values)
-    keys, values = noise(12, 0)
-    more, after, _ = contour.repair(keys, values.copy())
-    assert (after[field.find(more, keys[values > 0])] > 0).all()
-
-
-def test_repair_fills_a_void():
-    ijk, keys = lattice(20)
-    r = np.linalg.norm(field.position(ijk, 20), axis=1)
-    values = np.where(r > 0.4, 0.8 - r, r - 0.4 - 1e-3)  # a shell, positive between 0.4 and 0.8
-    _, after, _ = contour.repair(keys, values)
-    assert (after[r < 0.4] > 0).all()
-
-
-def test_a_cell_has_one_sheet_unless_its_corners_fall_apart():
-    twofold = contour.twofold()
-    assert not twofold[0] and not twofold[255] and not twofold[1] and not twofold[3]
-    assert twofold[1 | 1 << 7] and twofold[1 | 1 << 3]  # corners across the cell, across a side
-    assert (twofold == twofold[::-1]).all()  # inside and outside alike
 
 
 def test_edges_and_corners_of_a_box_are_sharp_and_a_ball_has_none():
@@ -110,7 +32,7 @@ def test_a_plane_through_cells_is_met_exactly():
     ijk, keys = lattice(40)
     distance, _, _ = field.closest(surface, field.position(ijk, 40))
     inside = m.ray.contains_points(field.position(ijk, 40))
-    keys, values, turned = contour.repair(keys, np.where(inside, distance, -distance))
+    keys, values, turned = manifold.repair(keys, np.where(inside, distance, -distance))
     V, F, on = contour.dual(surface, keys, values, np.zeros(len(keys), bool), 40)
     assert turned < 10
     assert_manifold(V, F)
