@@ -57,7 +57,7 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     if 0 < thick.sum() < len(P):  # the rim of a thin part belongs to it
         thick[thick] = cKDTree(P[~thick]).query(P[thick])[0] > 2 * eps
     figures |= {
-        "mean": float(distance[thick].mean() / h) if thick.mean() > 0.005 else 0.0,  # stray samples of walls
+        "mean": float(distance[thick].mean() / h) if thick.mean() > 0.001 else 0.0,  # a stray sample has no mean
         "mean_all": float(distance.mean() / h),
         "far": float((distance > 1.3 * h).mean()),
         "farthest": float(distance.max() / h),

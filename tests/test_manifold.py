@@ -88,9 +88,8 @@ def test_a_void_opens_where_the_source_lets_it_and_is_filled_elsewhere(lets):
 
     def cut(one, two):
         at = field.find(keys, np.stack([one, two]))
-        return (
-            (r[at].min(0) < 6) & (r[at].max(0) >= 6) & ~(on_ray[at].all(0) & (lets == "one way")) & (lets != "all ways")
-        )
+        met = (r[at].min(0) < 6) & (r[at].max(0) >= 6)
+        return met & {"no way": True, "all ways": False, "one way": ~on_ray[at].all(0)}[lets]
 
     more, after, _ = manifold.repair(keys, values.copy(), loose=np.ones(len(keys), bool), cut=cut)
     assert (field.flood(more[after > 0])(more) == (after <= 0)).all()  # no void
