@@ -1,10 +1,13 @@
 """This process among those that torchrun started, its device, and how others are started."""
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +39,7 @@ class Place:
             torch.cuda.set_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if on_gpu else "gloo")
-            atexit.register(distributed.destroy_process_group)  # its threads would end the process by an abort
+            atexit.register(distributed.destroy_process_group)  # as PyTorch asks for
         return cls(distributed.get_rank(), world, torch.device(device))
 
     @property
@@ -76,6 +79,26 @@ class Place:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(tensor)
         return tensor.tolist()
+
+
+@contextlib.contextmanager
+def process() -> Iterator[None]:
+    """The life of a process that torchrun started. It ends here: the usual end of an interpreter may be an abort.
+
+    Gloo's threads live as long as anything refers to its group, as caches of PyTorch do to the very end. One that then
+    still lets go of a tensor asks for an interpreter that is gone, and takes the process with it.
+    """
+    code = 1
+    try:
+        yield
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def launch(module: str, folder: Path, asked: dict, processes: int) -> None:

@@ -17,7 +17,7 @@ from lib import chart, dino, dit, flow, journal, loop, memory, mesh, pairs, vae,
 from lib.dataset import Item
 from lib.decode import decode
 from lib.pairs import Pairs
-from lib.place import launch
+from lib.place import launch, process
 
 BINS = 5  # of time, in which the loss is told apart
 DEPTH = 6  # of the octree that samples on the way are extracted with: 64 cells a side
@@ -352,5 +352,6 @@ def digest(names: list[str]) -> str:
 
 
 if __name__ == "__main__":  # as a process of torchrun
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    learn([Item(**item) for item in asked["items"]], Path(sys.argv[1]).parent, **asked["options"])
+    with process():
+        asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        learn([Item(**item) for item in asked["items"]], Path(sys.argv[1]).parent, **asked["options"])

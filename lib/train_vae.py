@@ -17,7 +17,7 @@ from torch import nn
 from lib import chart, loop, mesh, picture, points, score, surface, vae, weights
 from lib.dataset import Item, find_inputs, kept_unseen, read_facts, sha256, splits, writing
 from lib.journal import read_curve
-from lib.place import launch
+from lib.place import launch, process
 
 SAMPLES = "_sample_points.npz"
 DEPTH = 6  # of the octree that reconstructions are extracted with: 64 cells a side
@@ -364,5 +364,6 @@ def worst(result: Result, items: list[Item], n: int = 8, columns: int = 4):
 
 
 if __name__ == "__main__":  # as a process of torchrun
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    learn([Item(**item) for item in asked["items"]], Path(sys.argv[1]).parent, **asked["options"])
+    with process():
+        asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        learn([Item(**item) for item in asked["items"]], Path(sys.argv[1]).parent, **asked["options"])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib import fsdp
-from lib.place import Place
+from lib.place import Place, process
 
 WEIGHT = torch.arange(15.0).reshape(5, 3)  # five rows for two processes
 
@@ -55,4 +55,5 @@ def in_one_of_two() -> None:
 
 
 if __name__ == "__main__":
-    in_one_of_two()
+    with process():
+        in_one_of_two()

@@ -11,6 +11,7 @@ from torch import nn
 
 from lib import checkpoint, loop
 from lib.journal import read_curve
+from lib.place import process
 
 HERE = Path(__file__).parent
 torch.set_num_threads(1)  # the sums are tiny, and the children's threads are one too
@@ -338,4 +339,6 @@ if __name__ == "__main__":
     asked = os.environ
     given = {"sharded": "SHARDED" in asked, "accumulate": int(asked.get("ACCUMULATE", 1))}
     given["optimiser"] = asked.get("OPTIMISER", "muon")
-    run(sys.argv[1], mortal, tower() if "TOWER" in asked else toy(dropout=0 if "NO_DROPOUT" in asked else 0.2), **given)
+    model = tower() if "TOWER" in asked else toy(dropout=0 if "NO_DROPOUT" in asked else 0.2)
+    with process():
+        run(sys.argv[1], mortal, model, **given)
