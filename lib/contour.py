@@ -86,10 +86,9 @@ def place(cells, cell, point, normal, real, resolution):
     feature, even = agree < 0.985 * hits, agree > (1 - 1e-9) * np.bincount(flat, minlength=n)
 
     # Least squares of n . (v - x) over the crossings, from the mean point, in the directions that they determine.
-    outer = np.einsum("ei,ej->eij", normal, normal)
-    A = np.stack([total(outer[:, i, j]) for i in range(3) for j in range(3)], -1).reshape(n, 3, 3)[feature]
+    A = np.stack([total(x * y)[feature] for x in normal.T for y in normal.T], -1).reshape(-1, 3, 3)
     offset = (normal * point).sum(1)
-    b = np.stack([total(normal[:, i] * offset) for i in range(3)], -1)[feature]
+    b = np.stack([total(x * offset)[feature] for x in normal.T], -1)
     b -= np.einsum("nij,nj->ni", A, mean[feature])
     size, axes = np.linalg.eigh(A)
     inverse = np.where(size > 0.06 * size[:, -1:], 1 / np.maximum(size, 1e-12), 0)
@@ -139,9 +138,12 @@ def sharp(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quad_normals(V: np.ndarray, quads: np.ndarray) -> np.ndarray:
-    a, b, c, d = V[quads].swapaxes(0, 1)
-    N = np.cross(c - a, d - b)
-    return N / np.maximum(np.linalg.norm(N, axis=1, keepdims=True), 1e-300)
+    N = np.empty((len(quads), 3))
+    for part in field.parts(len(quads), 1 << 17):
+        a, b, c, d = V[quads[part]].swapaxes(0, 1)
+        N[part] = np.cross(c - a, d - b)
+        N[part] /= np.maximum(np.linalg.norm(N[part], axis=1, keepdims=True), 1e-300)
+    return N
 
 
 def split(V, quads, reference, feature):
@@ -149,6 +151,13 @@ def split(V, quads, reference, feature):
 
     The diagonal is the better one by that cosine, but one that joins features goes first if it turns nothing over.
     """
+    F, worst = np.empty((len(quads), 2, 3), np.int64), np.empty(len(quads))
+    for part in field.parts(len(quads), 1 << 17):  # 700 bytes each on the way
+        F[part], worst[part] = halves(V, quads[part], reference[part], feature)
+    return F.reshape(-1, 3), worst
+
+
+def halves(V, quads, reference, feature):
     a, b, c, d = quads.T
     both = np.stack([[a, b, c, a, c, d], [b, c, d, b, d, a]]).transpose(0, 2, 1).reshape(2, -1, 2, 3)
     N = np.cross(V[both[..., 1]] - V[both[..., 0]], V[both[..., 2]] - V[both[..., 0]])  # (2, n, 2, 3)
@@ -158,8 +167,7 @@ def split(V, quads, reference, feature):
     along, across = feature[a] & feature[c], feature[b] & feature[d]
     prefer = np.where(along == across, 0, np.where(along, 1, -1)) * (np.where(along, worst[0], worst[1]) > 0.2)
     second = np.where(prefer == 0, worst[1] > worst[0] + 1e-6, prefer < 0)  # no last bit decides
-    F = np.where(second[:, None, None], both[1], both[0])
-    return F.reshape(-1, 3), np.where(second, worst[1], worst[0])
+    return np.where(second[:, None, None], both[1], both[0]), np.where(second, worst[1], worst[0])
 
 
 def move(V, wanted, may, quads, h):
@@ -192,11 +200,19 @@ def intersections(surface: field.Surface) -> np.ndarray:
 
     Single precision also hits what the edge only touches, so each is asked again in double.
     """
-    V, F = surface.V, surface.F
+    F = surface.F
     a, b = F.ravel(), np.roll(F, -1, 1).ravel()
     once = a < b
     a, b = a[once], b[once]
     pierced = np.zeros(len(F), bool)
+    for part in field.parts(len(a)):
+        pierced[pierced_by(surface, a[part], b[part])] = True
+    return pierced
+
+
+def pierced_by(surface: field.Surface, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Faces that edges from a to b go through."""
+    V, F, found = surface.V, surface.F, []
     start = np.full(len(a), 1e-3)
     todo = np.arange(len(a))
     for _ in range(4):  # neighbours lie along the ray, and are hit now and then: go on behind them
@@ -207,10 +223,10 @@ def intersections(surface: field.Surface) -> np.ndarray:
         todo, face, t = todo[hit], face[hit], t[hit]
         neighbour = ((F[face] == a[todo, None]) | (F[face] == b[todo, None])).any(1)
         other = ~neighbour
-        pierced[face[other][crosses(V[a[todo[other]]], V[b[todo[other]]], V[F[face[other]]])]] = True
+        found.append(face[other][crosses(V[a[todo[other]]], V[b[todo[other]]], V[F[face[other]]])])
         start[todo] = t + 1e-3
         todo = todo[neighbour]
-    return pierced
+    return np.concatenate(found)
 
 
 def crosses(P: np.ndarray, Q: np.ndarray, T: np.ndarray) -> np.ndarray:

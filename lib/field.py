@@ -6,6 +6,7 @@ sum, and corners a little outside the box need no special case. Keys are kept so
 nothing dense is ever made.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import igl
@@ -61,6 +62,10 @@ def unique(keys: np.ndarray) -> np.ndarray:
     return keys[first]
 
 
+def parts(count: int, size: int = CHUNK) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
 # -- queries ----------------------------------------------------------------------------------------------------------
 
 
@@ -86,8 +91,7 @@ def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False) -> Surface:
 def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance (n,), face (n,) and point (n, 3) of the surface closest to each P (n, 3)."""
     distance, face, point = np.empty(len(P)), np.empty(len(P), np.int64), np.empty((len(P), 3))
-    for start in range(0, len(P), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in parts(len(P)):
         squared, face[part], point[part] = surface.tree.squared_distance(
             surface.V, surface.F, np.ascontiguousarray(P[part], np.float64)
         )
@@ -123,8 +127,7 @@ def blocked(surface: Surface, O: np.ndarray, D: np.ndarray, limit: float = 1.0) 
 
 
 def rays(surface, O, D, limit, options):
-    for start in range(0, len(O), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in parts(len(O)):
         O_part, D_part = (np.ascontiguousarray(x[part], np.float32) for x in (O, D))
         yield part, surface.scene.run(O_part, D_part, dists=np.full(len(O_part), limit, np.float32), **options)
 

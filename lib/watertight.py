@@ -87,15 +87,17 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     keys, values, turned = manifold.repair(keys, values, grid.flood, loose, partial(wall.cuts, grid))
     clock("repair")
     walled = field.find(walled, keys) >= 0
+    P, N, _ = winding.sample(V, F, winding.SAMPLES)
+    P = P[np.logical_or(*(outside.sees(grid, out, P + side * 0.1 * h * N) for side in (1, -1)))]
+    del grid, out, offset, cap  # gigabytes at 1024
     V_new, F_new, moved = contour.dual(surface, keys, values, walled, resolution)
+    del keys, values, walled
     clock("extract")
 
     # Step 5: how good it is, where the source is seen from outside.
-    P, N, _ = winding.sample(V, F, winding.SAMPLES)
-    seen = np.logical_or(*(outside.sees(grid, out, P + side * 0.1 * h * N) for side in (1, -1)))
     facts = {"remeshed": True, "two_sided": two_sided, "thin": is_thin, "caps": len(pieces), "turned": turned}
     facts |= {"on_source": float(moved.mean()), "missed": 0.0}
-    facts |= judge(surface, V_new, F_new, resolution, P[seen])
+    facts |= judge(surface, V_new, F_new, resolution, P)
     clock("measure")
     return V_new - shift, F_new, facts
 
@@ -125,27 +127,34 @@ def merge(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def topology(V: np.ndarray, F: np.ndarray) -> dict:
     """Counts that need no distance: faces, parts, Euler number, whether it is a closed oriented 2-manifold, volume."""
     n, m = len(V), len(F)
-    a, b = F.ravel(), np.roll(F, -1, axis=1).ravel()
-    there, back = a * n + b, b * n + a
-    parts, _ = connected_components(coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n)), directed=False)
-    order = np.argsort(there)
-    closed = bool((there[order] == np.sort(back)).all() and (np.diff(there[order]) > 0).all())
-    edges = len(there) // 2 if closed else len(field.unique(np.minimum(there, back)))
+    a, b = F.ravel(), np.roll(F, -1, axis=1).ravel()  # where each half-edge starts and ends
+    across = opposites(a, b, n)
+    closed = len(across) > 0
+    edges = len(across) // 2 if closed else len(field.unique(np.minimum(a, b) * n + np.maximum(a, b)))
     if closed:  # and one fan of faces around each vertex: from half-edge to half-edge about the vertex where they start
-        across = order[np.searchsorted(there[order], back)]
-        after = across + 1 - 3 * (across % 3 == 2)
-        fans, _ = connected_components(
-            coo_array((np.ones(3 * m, bool), (np.arange(3 * m), after)), shape=(3 * m, 3 * m))
-        )
-        closed = fans == n
-    corners = V[F]
-    return {
-        "faces": m,
-        "parts": int(parts),
-        "euler": n - edges + m,
-        "watertight": closed,
-        "volume": float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6),
-    }
+        closed = groups(np.arange(3 * m), across + 1 - 3 * (across % 3 == 2), 3 * m) == n
+    volume = 0.0
+    for part in field.parts(m):
+        A, B, C = V[F[part]].swapaxes(0, 1)
+        volume += float(np.einsum("ij,ij->", A, np.cross(B, C)) / 6)
+    return {"faces": m, "parts": groups(a, b, n), "euler": n - edges + m, "watertight": closed, "volume": volume}
+
+
+def opposites(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
+    """For each half-edge from a to b the one that runs the other way; empty if one has none, or more than one."""
+    there, back = a * n + b, b * n + a
+    order = np.argsort(there)
+    there = there[order]
+    if (there != np.sort(back)).any() or (there[1:] == there[:-1]).any():
+        return np.zeros(0, np.int64)
+    return order[np.searchsorted(there, back)]
+
+
+def groups(a: np.ndarray, b: np.ndarray, count: int) -> int:
+    """How many groups so many things come to if each a is joined to its b."""
+    pairs = a.astype(np.int32), b.astype(np.int32)
+    graph = coo_array((np.ones(len(a), bool), pairs), shape=(count, count))
+    return int(connected_components(graph, directed=False)[0])
 
 
 def is_solid(V: np.ndarray, F: np.ndarray) -> bool:
@@ -163,7 +172,7 @@ def judge(source, V: np.ndarray, F: np.ndarray, resolution: int, seen=None) -> d
     """What came out: counts, and how far it lies from the source, in cells; whether points seen on it were missed."""
     h, surface = field.spacing(resolution), field.prepare(V, F, rays_only=True)
     facts = {f"{k}_out" if k in ("faces", "parts", "watertight") else k: v for k, v in topology(V, F).items()}
-    facts["area"] = float(np.linalg.norm(np.cross(*(V[F[:, k]] - V[F[:, 0]] for k in (1, 2))), axis=1).sum() / 2)
+    facts["area"] = float(winding.areas(V, F).sum())
     facts["self_intersections"] = float(contour.intersections(surface).mean())
     back = field.closest(source, winding.sample(V, F, 1 << 15)[0])[0] / h
     facts |= {"distance_mean": float(back.mean()), "distance_max": float(back.max())}

@@ -83,16 +83,23 @@ def number_at(V: np.ndarray, F: np.ndarray, P: np.ndarray) -> np.ndarray:
 
 def sample(V: np.ndarray, F: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points spread evenly over the area, the normals there, and their faces."""
-    A, B, C = V[F].swapaxes(0, 1)
-    N = np.cross(B - A, C - A)
-    area = np.linalg.norm(N, axis=1)
+    area = areas(V, F)
     rng = np.random.default_rng(seed)
     face = np.searchsorted(np.cumsum(area), (np.arange(count) + rng.random(count)) / count * area.sum())
     face = np.minimum(face, len(F) - 1)
     u, v = rng.random((2, count))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
-    P = A[face] + u[:, None] * (B - A)[face] + v[:, None] * (C - A)[face]
-    return P, (N / np.maximum(area, 1e-300)[:, None])[face], face
+    A, B, C = V[F[face]].swapaxes(0, 1)
+    N = np.cross(B - A, C - A) / np.maximum(2 * area[face], 1e-300)[:, None]
+    return A + u[:, None] * (B - A) + v[:, None] * (C - A), N, face
+
+
+def areas(V: np.ndarray, F: np.ndarray) -> np.ndarray:
+    area = np.empty(len(F))
+    for part in field.parts(len(F)):
+        A, B, C = V[F[part]].swapaxes(0, 1)
+        area[part] = np.linalg.norm(np.cross(B - A, C - A), axis=1) / 2
+    return area
 
 
 def band(V: np.ndarray, F: np.ndarray, resolution: int, wanted=None) -> tuple[np.ndarray, np.ndarray]:
