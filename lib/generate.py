@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from lib import cutout, dino, dit, memory, mesh, picture, score, vae
-from lib.dataset import Item, kept_unseen, read_facts, splits, writing
+from lib.dataset import Item, find_inputs, kept_unseen, read_facts, splits, writing
 from lib.pairs import SUFFIXES
 from lib.surface import surface
 from lib.versus import family as family_of
@@ -255,10 +255,11 @@ def nearest_by_features(known: list[Asked], train: list[Item], tools: Tools) -> 
     most, nearest = np.full(len(known), -np.inf), [None] * len(known)
     suffix = f"_view_*_{SUFFIXES[tools.about['features']['map']]}_features.npz"
     for item in train:
-        paths = sorted(Path(item.folder).glob(item.stem + suffix))
-        if not paths:
+        names = find_inputs(item, read_facts(item), (suffix,))  # not what an earlier run of 04 has left lying there
+        if not names:
             continue
-        alike = (Q @ directions(np.stack([dino.read_features(path) for path in paths])).T).max(1)
+        features = np.stack([dino.read_features(item.path(name)) for name in sorted(names)])
+        alike = (Q @ directions(features).T).max(1)
         for k in np.flatnonzero(alike > most):
             most[k], nearest[k] = alike[k], item
     return nearest if nearest[0] else []

@@ -194,6 +194,10 @@ def test_the_nearest_by_features_is_the_one_that_looks_alike(made, tools):
         generate.Asked(item.name, Image.open(item.path("_view_001_image.png")).convert("RGBA"), item) for item in train
     ]
     assert generate.nearest_by_features(known, train, tools) == train
+    stray = train[0].path("_view_077_dinov2_features.npz")
+    np.savez(stray, features=np.zeros((9, 5), np.float16))
+    assert generate.nearest_by_features(known, train, tools) == train, "left by an earlier 04 with another network"
+    stray.unlink()
 
 
 def test_other_eyes_than_those_of_the_training_are_refused(made, tmp_path, monkeypatch):
