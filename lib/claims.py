@@ -79,9 +79,16 @@ class Beat:
         write(self.path, f"{self.count}\n{self.host}", os.O_CREAT)
 
     def sweep(self, lock: "Lock") -> None:
-        """Remove the beats of this machine's dead, and the leases that they were about to bury."""
+        """Remove the beats of this machine's dead, the leases that they held, and those they were about to bury.
+
+        Nobody else may ever ask for what one held that died between the last word on an item and giving it back.
+        """
         for path in self.folder.glob("*.beat"):
             if (read(path) or "").endswith(f"\n{self.host}") and lock.take(path.name) is True:
+                for held in self.folder.glob("*.lease"):
+                    holder = read(held) or ""
+                    if holder.startswith(f"{path.stem}\n"):
+                        bury(held, holder, self.token)
                 for left in (*self.folder.glob(f"*.{path.stem}"), path):
                     left.unlink(missing_ok=True)
                 lock.drop(path.name)
@@ -159,7 +166,7 @@ class Claims:
             here = locked and (holder or "").endswith(f"\n{self.host}")  # then it was killed, as it would have the lock
             if holder is not None and not here and not self._dead(path, holder):
                 return False
-            if holder is not None and not self._bury(path, holder):
+            if holder is not None and not bury(path, holder, self.token):
                 return False
         return False
 
@@ -172,22 +179,23 @@ class Claims:
         self.seen[path] = ((holder, beat), since)
         return now - since > STALE
 
-    def _bury(self, path: Path, holder: str) -> bool:
-        """Take a dead one's lease away. Of several who do so at once one moves the file, and looks at what it moved."""
-        aside = path.with_suffix(f".{self.token}")
-        try:
-            path.rename(aside)
-        except OSError:  # another one was faster
-            return False
-        moved = read(aside)
-        if moved is not None and moved != holder:  # meanwhile somebody lives there
-            put_back(aside, path)
-        aside.unlink(missing_ok=True)
-        return moved == holder
-
 
 def lease(folder: str | Path, key: str) -> Path:
     return Path(folder, LEASES, f"{key}.lease")
+
+
+def bury(path: Path, holder: str, token: str) -> bool:
+    """Take a dead one's lease away. Of several who do so at once one moves the file, and looks at what it moved."""
+    aside = path.with_suffix(f".{token}")
+    try:
+        path.rename(aside)
+    except OSError:  # another one was faster
+        return False
+    moved = read(aside)
+    if moved is not None and moved != holder:  # meanwhile somebody lives there
+        put_back(aside, path)
+    aside.unlink(missing_ok=True)
+    return moved == holder
 
 
 def put_back(aside: Path, path: Path) -> None:

@@ -78,6 +78,22 @@ def test_a_claim_excludes_others_and_dies_with_its_holder(tmp_path):
     assert os.listdir(tmp_path) == [".claims"] and (tmp_path / ".claims").stat().st_size == 0
 
 
+def test_what_the_dead_held_goes_with_them_even_if_nobody_asks_for_it(tmp_path):
+    """Killed between the last word on an item and giving it back; another machine's are left to their own."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "True True\n"
+    holder.kill()
+    holder.wait()
+    foreign = claims.lease(tmp_path, "sofa")
+    foreign.write_text("0123456789abcdef\nanother machine")
+    with Claims(tmp_path) as mine:
+        assert mine.take("lamp")
+        assert sorted(path.name for path in foreign.parent.glob("*.lease")) == ["lamp.lease", "sofa.lease"]
+        assert len(list(foreign.parent.iterdir())) == 3, "one beat, ours"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_that_an_item_forked_gives_nothing_back(tmp_path):
     with Claims(tmp_path) as mine:
@@ -175,7 +191,7 @@ def test_of_many_who_take_over_one_wins(machine, tmp_path):
 def test_who_buries_the_living_puts_it_back(machine, tmp_path):
     one, other = machine("one"), machine("other")
     one.take("chair")
-    assert not other._bury(claims.lease(tmp_path, "chair"), "the one who had it before")
+    assert not claims.bury(claims.lease(tmp_path, "chair"), "the one who had it before", other.token)
     assert one.holds("chair") and not other.holds("chair")
 
 
@@ -187,7 +203,7 @@ def test_who_buries_the_living_before_its_first_word_loses_none(machine, tmp_pat
     def late(file, text):
         if text.decode() == one._mine():
             monkeypatch.setattr(os, "write", write)
-            assert not other._bury(path, "the one who had it before")
+            assert not claims.bury(path, "the one who had it before", other.token)
         return write(file, text)
 
     one.beat.begin()
@@ -203,7 +219,7 @@ def test_a_disk_without_links_gets_a_copy(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     one, other = machine("one"), machine("other")
     one.take("chair")
-    assert not other._bury(claims.lease(tmp_path, "chair"), "the one who had it before")
+    assert not claims.bury(claims.lease(tmp_path, "chair"), "the one who had it before", other.token)
     assert one.holds("chair") and not other.holds("chair")
 
 
