@@ -37,7 +37,7 @@ BESIDE = {  # figures that explain a miss of a bar
     "volume": ["volume"],
     "no_shells": ["parts"],
     "mean": ["mean_all", "thin"],
-    "near": ["farthest"],
+    "near": ["farthest", "on_caps"],
     "kept": ["brushed", "missed_at", "seen"],
 }
 

@@ -3,6 +3,8 @@
 Nothing here asks lib/watertight.py what it believes, but for two flags that a user sees too: hollow, and how many caps.
 """
 
+import functools
+
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
@@ -45,6 +47,7 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     figures["crossing"] = crossing(result.V, result.F, rng)
     area = np.linalg.norm(result.normals, axis=1).sum() / 2
     figures["hollow"], figures["flagged"] = bool(figures["volume"] < 1.1 * area * eps), bool(facts["hollow"])
+    without = functools.cache(lambda: Mesh(*opened()))
     ends = [np.array([m.V[m.F].min((0, 1)), m.V[m.F].max((0, 1))]) for m in (source, result)]
     figures["bounds"] = float(np.abs(ends[0] - ends[1]).max() / h)
     figures["spans"] = bool(np.isclose(np.ptp(ends[0], axis=0).max(), 2, rtol=0, atol=1e-6))
@@ -52,6 +55,7 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     # From the result to the source: where the source is thinner than 2 eps the result may be a wall around it.
     P, N, _ = sample(result, SAMPLES, rng)
     distance, touched, face = source.closest(P)
+    far = distance > 1.3 * h
     thickness = 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N)
     thick = thickness >= 2 * eps
     if 0 < thick.sum() < len(P):  # the rim of a thin part belongs to it
@@ -59,10 +63,14 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     figures |= {
         "mean": float(distance[thick].mean() / h) if thick.mean() > 0.001 else 0.0,  # a stray sample has no mean
         "mean_all": float(distance.mean() / h),
-        "far": float((distance > 1.3 * h).mean()),
+        "far": float(far.mean()),
         "farthest": float(distance.max() / h),
         "thin": float(1 - thick.mean()),
     } | along_edges(source, P[thick], N[thick], face[thick], 2 * h)
+
+    # Caps lie where the source has nothing: how much of what is far is theirs. It explains a miss, and excuses none.
+    telling = facts["caps"] and opened and far.mean() > BARS["near"][0]
+    figures["on_caps"] = float((without().closest(P[far])[0] > h / 2).mean()) if telling else 0.0
 
     # From the source to the result, where the source can be seen and a ball of radius eps can come near.
     P, N, _ = sample(source, SAMPLES, rng)
@@ -93,7 +101,7 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
             reached, brushed = reached & ~capped, brushed & ~capped
             if opened and each * reached.sum() > 0.001:
                 # Caps also close slits about a hole that a ball may just pass: what is there without them, they took.
-                capped |= brushed & (Mesh(*opened()).closest(P[lost])[0] <= 2 * h)
+                capped |= brushed & (without().closest(P[lost])[0] <= 2 * h)
                 reached, brushed = reached & ~capped, brushed & ~capped
     else:
         reached = brushed = ~capped

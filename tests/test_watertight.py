@@ -416,6 +416,15 @@ def test_the_judge_blames_a_cap_for_what_is_there_without_it():
     assert judged(source, solid, opened=solid, caps=2)[1]["missed"] > 0.002  # it is not there without caps either
 
 
+def test_the_judge_tells_what_is_far_on_caps_and_excuses_nothing():
+    source, left, right = ball(0.6), ball(0.08, (-0.9, 0, 0)), ball(0.08, (0.9, 0, 0))
+    result = join(source, left, right)
+    for opened, share in ((source, 1), (join(source, left), 0.5), (result, 0)):
+        missed, figures = judged(source, result, opened=opened, caps=1)
+        assert "near" in missed and figures["on_caps"] == pytest.approx(share, abs=0.1 * (share == 0.5))
+    assert judged(source, result, opened=source)[1]["on_caps"] == 0  # no cap is flagged
+
+
 def test_the_judge_measures_edges():
     m = trimesh.creation.box(extents=[1.4, 1.1, 0.9])
     m.apply_transform(trimesh.transformations.rotation_matrix(0.4, [1, 2, 3]))
