@@ -47,7 +47,6 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     figures["crossing"] = crossing(result.V, result.F, rng)
     area = np.linalg.norm(result.normals, axis=1).sum() / 2
     figures["hollow"], figures["flagged"] = bool(figures["volume"] < 1.1 * area * eps), bool(facts["hollow"])
-    without = functools.cache(lambda: Mesh(*opened()))
     ends = [np.array([m.V[m.F].min((0, 1)), m.V[m.F].max((0, 1))]) for m in (source, result)]
     figures["bounds"] = float(np.abs(ends[0] - ends[1]).max() / h)
     figures["spans"] = bool(np.isclose(np.ptp(ends[0], axis=0).max(), 2, rtol=0, atol=1e-6))
@@ -69,6 +68,7 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     } | along_edges(source, P[thick], N[thick], face[thick], 2 * h)
 
     # Caps lie where the source has nothing: how much of what is far is theirs. It explains a miss, and excuses none.
+    without = functools.cache(lambda: Mesh(*opened()))
     telling = facts["caps"] and opened and far.mean() > BARS["near"][0]
     figures["on_caps"] = float((without().closest(P[far])[0] > h / 2).mean()) if telling else 0.0
 
