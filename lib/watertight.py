@@ -131,23 +131,29 @@ def topology(V: np.ndarray, F: np.ndarray) -> dict:
     across = opposites(a, b, n)
     closed = len(across) > 0
     edges = len(across) // 2 if closed else len(field.unique(np.minimum(a, b) * n + np.maximum(a, b)))
+    once = a < b if closed else slice(None)
+    parts = groups(a[once], b[once], n)
     if closed:  # and one fan of faces around each vertex: from half-edge to half-edge about the vertex where they start
-        closed = groups(np.arange(3 * m), across + 1 - 3 * (across % 3 == 2), 3 * m) == n
+        closed = cycles(across + 1 - 3 * (across % 3 == 2)) == n
     volume = 0.0
     for part in field.parts(m):
         A, B, C = V[F[part]].swapaxes(0, 1)
         volume += float(np.einsum("ij,ij->", A, np.cross(B, C)) / 6)
-    return {"faces": m, "parts": groups(a, b, n), "euler": n - edges + m, "watertight": closed, "volume": volume}
+    return {"faces": m, "parts": parts, "euler": n - edges + m, "watertight": closed, "volume": volume}
 
 
 def opposites(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
     """For each half-edge from a to b the one that runs the other way; empty if one has none, or more than one."""
-    there, back = a * n + b, b * n + a
-    order = np.argsort(there)
-    there = there[order]
-    if (there != np.sort(back)).any() or (there[1:] == there[:-1]).any():
-        return np.zeros(0, np.int64)
-    return order[np.searchsorted(there, back)]
+    edge = np.minimum(a, b) * n + np.maximum(a, b)
+    order = np.argsort(edge)
+    edge = edge[order]
+    one, two = order[::2], order[1::2]
+    pairs = len(edge) % 2 == 0 and (edge[::2] == edge[1::2]).all() and (edge[1:-1:2] != edge[2::2]).all()
+    if not pairs or (a[one] != b[two]).any():
+        return np.zeros(0, np.int32)
+    across = np.empty(len(edge), np.int32)
+    across[one], across[two] = two, one
+    return across
 
 
 def groups(a: np.ndarray, b: np.ndarray, count: int) -> int:
@@ -155,6 +161,14 @@ def groups(a: np.ndarray, b: np.ndarray, count: int) -> int:
     pairs = a.astype(np.int32), b.astype(np.int32)
     graph = coo_array((np.ones(len(a), bool), pairs), shape=(count, count))
     return int(connected_components(graph, directed=False)[0])
+
+
+def cycles(after: np.ndarray) -> int:
+    """How many cycles a permutation has: each takes the least of its numbers, looking twice as far every time."""
+    least = own = np.arange(len(after), dtype=after.dtype)
+    while ((further := np.minimum(least, least[after])) != least).any():
+        least, after = further, after[after]
+    return int((least == own).sum())
 
 
 def is_solid(V: np.ndarray, F: np.ndarray) -> bool:

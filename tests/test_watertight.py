@@ -332,6 +332,17 @@ def test_topology_of_known_shapes():
     assert not watertight.topology(*touching)["watertight"]  # closed, but two fans of faces at the corner they share
 
 
+def test_cycles_of_permutations():
+    rng = np.random.default_rng(0)
+    for n in (*range(1, 40), 1000):
+        after, seen, count = rng.permutation(n), np.zeros(n, bool), 0
+        for start in range(n):
+            count += not seen[start]
+            while not seen[start]:
+                seen[start], start = True, after[start]
+        assert watertight.cycles(after) == count
+
+
 # -- the judge that bench_watertight.py holds results against ---------------------------------------------------------
 
 
