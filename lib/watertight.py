@@ -199,7 +199,8 @@ def beyond(V: np.ndarray, F: np.ndarray, P: np.ndarray, reach: float) -> np.ndar
     """Whether each point is farther than that from a mesh whose faces are small; most have a vertex within reach."""
     far = cKDTree(V, balanced_tree=False, compact_nodes=False).query(P, distance_upper_bound=reach)[0] > reach
     if far.any():
-        longest = np.linalg.norm(V[F] - V[np.roll(F, 1, 1)], axis=2).max()
+        faces = (F[part] for part in field.parts(len(F)))
+        longest = max(np.linalg.norm(V[some] - V[np.roll(some, 1, 1)], axis=2).max() for some in faces)
         near = cKDTree(P[far]).query(V, distance_upper_bound=reach + longest)[0] <= reach + longest
         some = F[near[F].any(1)]
         far[far] = field.closest(field.prepare(V, some), P[far])[0] > reach if len(some) else True
