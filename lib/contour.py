@@ -5,6 +5,7 @@ import numpy as np
 from lib import field, manifold
 
 LOOSE = 0.4  # cells by which a feature may lie outside its cell
+QUADS = 1 << 17  # worked off at once: each takes 700 bytes on the way
 SHARP = np.cos(np.radians(30))  # an edge of the source is sharp where its faces' normals differ by more
 
 # -- the surface ------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def sharp(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def quad_normals(V: np.ndarray, quads: np.ndarray) -> np.ndarray:
     N = np.empty((len(quads), 3))
-    for part in field.parts(len(quads), 1 << 17):
+    for part in field.parts(len(quads), QUADS):
         a, b, c, d = V[quads[part]].swapaxes(0, 1)
         N[part] = np.cross(c - a, d - b)
         N[part] /= np.maximum(np.linalg.norm(N[part], axis=1, keepdims=True), 1e-300)
@@ -152,7 +153,7 @@ def split(V, quads, reference, feature):
     The diagonal is the better one by that cosine, but one that joins features goes first if it turns nothing over.
     """
     F, worst = np.empty((len(quads), 2, 3), np.int64), np.empty(len(quads))
-    for part in field.parts(len(quads), 1 << 17):  # 700 bytes each on the way
+    for part in field.parts(len(quads), QUADS):
         F[part], worst[part] = halves(V, quads[part], reference[part], feature)
     return F.reshape(-1, 3), worst
 

@@ -62,7 +62,9 @@ def unique(keys: np.ndarray) -> np.ndarray:
     return keys[first]
 
 
-def parts(count: int, size: int = CHUNK) -> Iterator[slice]:
+def parts(count: int, size: int = 0) -> Iterator[slice]:
+    """Slices that make up so many things, of no more than a size each: millions at once would take gigabytes."""
+    size = size or CHUNK
     return (slice(start, start + size) for start in range(0, count, size))
 
 

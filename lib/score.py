@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lib.field import morton
+from lib.field import morton, parts
 
 BEND = 30.0  # degrees that normals differ by about a sharp edge
 OPPOSITE = 150.0  # degrees from which it is the other side of a wall, and no edge
@@ -111,17 +111,13 @@ def surface_sample(V, F, count: int, rng: np.random.Generator) -> tuple[np.ndarr
     """The same, and the normals (count, 3) there."""
     if not len(F):
         return np.zeros((0, 3)), np.zeros((0, 3))
-    area = np.concatenate([np.linalg.norm(corner_and_sides(V, F[n : n + PIECE])[3], axis=1) for n in at_once(F)])
+    pieces = parts(len(F), PIECE)
+    area = np.concatenate([np.linalg.norm(corner_and_sides(V, F[piece])[3], axis=1) for piece in pieces])
     face = rng.choice(len(F), count, p=area / area.sum())
     u, v = rng.random((2, count, 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     A, along, across, N = corner_and_sides(V, F[face])
     return A + u * along + v * across, N / area[face, None]
-
-
-def at_once(F: np.ndarray) -> range:
-    """Where the pieces of a mesh's faces begin: millions of them at once would take gigabytes."""
-    return range(0, len(F), PIECE)
 
 
 def corner_and_sides(V: np.ndarray, F: np.ndarray) -> tuple[np.ndarray, ...]:

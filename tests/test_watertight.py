@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 from test_cubes import marching_cubes
 from test_field import assert_manifold
 
-from lib import field, watertight, winding
+from lib import contour, field, watertight, winding
 
 
 def close(m, resolution=64, remesh="always", **parameters):
@@ -330,6 +330,17 @@ def test_topology_of_known_shapes():
     assert not watertight.topology(m.vertices, m.faces[1:])["watertight"]
     touching = watertight.merge(*(lambda m: (m.vertices, m.faces))(join(box([-1] * 3, [0] * 3), box([0] * 3, [1] * 3))))
     assert not watertight.topology(*touching)["watertight"]  # closed, but two fans of faces at the corner they share
+
+
+def test_what_comes_out_is_the_same_whatever_is_done_at_once(monkeypatch):
+    m = join(cut(ball(), lambda c: c[:, 1] < 0.5), box([-0.3, -0.2, -0.9], [0.4, 0.1, 0.9]))
+    V, F, facts = watertight.close(m.vertices, m.faces, 64)
+    monkeypatch.setattr(field, "CHUNK", 997)
+    monkeypatch.setattr(contour, "QUADS", 101)
+    V_parts, F_parts, facts_parts = watertight.close(m.vertices, m.faces, 64)
+    assert len(F) > 10 * 997 and np.array_equal(V, V_parts) and np.array_equal(F, F_parts)
+    for name, value in facts.items():
+        assert name.startswith("seconds") or facts_parts[name] == pytest.approx(value, rel=1e-12), name
 
 
 def test_cycles_of_permutations():
