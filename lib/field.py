@@ -6,7 +6,7 @@ sum, and corners a little outside the box need no special case. Keys are kept so
 nothing dense is ever made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import igl
@@ -76,28 +76,35 @@ class Surface(NamedTuple):
 
     V: np.ndarray
     F: np.ndarray
-    tree: igl.AABB | None  # closest points, in double precision
+    search: Callable | None  # points (n, 3) -> distance, face and point closest to each, in double precision
     scene: EmbreeScene  # rays, in single precision and five times as fast
 
 
-def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False) -> Surface:
+def libigl(V: np.ndarray, F: np.ndarray) -> Callable:
+    """The search of a surface; nearest.search gives one that is faster, where numba can be had."""
+    tree = igl.AABB()
+    tree.init(V, F)
+
+    def search(P):
+        squared, face, point = tree.squared_distance(V, F, np.ascontiguousarray(P, np.float64))
+        return np.sqrt(squared), face, point
+
+    return search
+
+
+def prepare(V: np.ndarray, F: np.ndarray, rays_only: bool = False, search: Callable = libigl) -> Surface:
     V, F = np.array(V, np.float64, order="C"), np.array(F, np.int64, order="C")
     # robust: else one ray in ten that is aimed at an edge passes between its two faces; it costs no time.
-    tree, scene = None if rays_only else igl.AABB(), EmbreeScene(robust=True)
-    if tree:
-        tree.init(V, F)
+    scene = EmbreeScene(robust=True)
     TriangleMesh(scene, V.astype(np.float32), F.astype(np.int32))
-    return Surface(V, F, tree, scene)
+    return Surface(V, F, None if rays_only else search(V, F), scene)
 
 
 def closest(surface: Surface, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance (n,), face (n,) and point (n, 3) of the surface closest to each P (n, 3)."""
     distance, face, point = np.empty(len(P)), np.empty(len(P), np.int64), np.empty((len(P), 3))
     for part in parts(len(P)):
-        squared, face[part], point[part] = surface.tree.squared_distance(
-            surface.V, surface.F, np.ascontiguousarray(P[part], np.float64)
-        )
-        distance[part] = np.sqrt(squared)
+        distance[part], face[part], point[part] = surface.search(P[part])
     return distance, face, point
 
 

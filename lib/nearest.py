@@ -2,10 +2,12 @@
 
 Twice as fast as libigl's tree: boxes are in single precision, eight side by side, and a search starts with the face
 that the point before had found. What is found is exact in double precision all the same, and no order of the points
-changes a bit of a distance. Compiling takes 3 seconds, once on a machine: numba keeps the result beside this file, or
+changes a bit of it. Compiling takes 3 seconds, once on a machine: numba keeps the result beside this file, or
 where NUMBA_CACHE_DIR says.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +37,15 @@ def plant(V: np.ndarray, F: np.ndarray) -> Tree:
     return Tree(boxes[:count].copy(), child[:count].copy(), face, np.hstack([a, u, v, *products]))
 
 
+def search(V: np.ndarray, F: np.ndarray) -> Callable:
+    """For field.prepare."""
+    return partial(closest, plant(V, F))
+
+
 def closest(tree: Tree, P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance (n,), face (n,) and point (n, 3) closest to each P (n, 3); fastest if neighbours follow each other."""
     distance, place, point = np.empty(len(P)), np.empty(len(P), np.int64), np.empty((len(P), 3))
-    search(tree.boxes, tree.child, tree.corners, np.ascontiguousarray(P, np.float64), distance, place, point)
+    descend(tree.boxes, tree.child, tree.corners, np.ascontiguousarray(P, np.float64), distance, place, point)
     return distance, tree.face[place], point
 
 
@@ -123,7 +130,7 @@ def select(face, middle, axis, start, stop, half):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def search(boxes, child, corners, P, distance, place, point):
+def descend(boxes, child, corners, P, distance, place, point):
     """The nearest child first, and none that is no nearer than what was found."""
     todo, reach = np.empty(512, np.int64), np.empty(512, np.float32)  # 7 a level, of which there are 20 at most
     gap = np.empty(WIDE, np.float32)
@@ -140,7 +147,7 @@ def search(boxes, child, corners, P, distance, place, point):
             node = todo[top]
             if node < 0:
                 squared, s_new, t_new = to_face(P[n, 0], P[n, 1], P[n, 2], corners, -1 - node)
-                if squared < found:
+                if squared < found or (squared == found and -1 - node < last):  # or the order of points would decide
                     found, s, t, last = squared, s_new, t_new, -1 - node
                     limit = np.float32(found * (1 + 2.0**-19))
                 continue

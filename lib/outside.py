@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import field, winding
+from lib import field
 
 NEIGHBOURS = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), -1) - 1
 NEIGHBOURS = NEIGHBOURS[np.argsort(np.abs(NEIGHBOURS).sum(1), kind="stable")][1:]  # (26, 3) the nearest first
@@ -180,65 +180,9 @@ def sees(grid: Grid, outside: np.ndarray, X: np.ndarray) -> np.ndarray:
     return seen
 
 
-# -- solids with a hole -----------------------------------------------------------------------------------------------
-
-
-def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pieces: list) -> tuple:
-    """Turn inside what lies in a holed solid by its winding number; the band grows by the corners about the caps.
-
-    The grid, who is outside, the offset of each corner, and for the corners of caps the winding number, else nan.
-    """
-    band, h = grid.band, field.spacing(grid.resolution)
-    level, caps = np.zeros(len(band.keys)), []
-    P = grid.at(slice(None))
-    for F in pieces:  # one by one: outside, the small numbers of many pieces add up
-        low, high = V[F].min((0, 1)), V[F].max((0, 1))
-        keys, number = winding.band(V, F, grid.resolution, lambda keys: grid.look(keys, outside)[0])
-        X = field.position(field.unpack(keys), grid.resolution)
-        number = ended(number, np.minimum(X - low, high - X).min(1) / h)
-        caps.append((keys, number))
-        at = np.flatnonzero(outside & ((low < P) & (high > P)).all(1))
-        known = field.find(keys, band.keys[at])
-        here = np.zeros(len(at))
-        here[known >= 0] = number[known[known >= 0]]
-        here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
-        level[at] = np.maximum(level[at], here)
-    keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))
-    order = np.lexsort([-number, keys])
-    keys, number = keys[order], number[order]
-    new = np.ones(len(keys), bool)
-    new[1:] = keys[1:] != keys[:-1]
-    new[new] = grid.places(keys[new]) == field.FREE
-    keys, number, count = keys[new], number[new], len(band.keys)
-    grid = grow(grid, keys, (np.full(len(keys), h), np.full(len(keys), -1), np.full((len(keys), 3), np.nan)))
-    outside = np.r_[outside, np.ones(len(keys), bool)]
-    filled = outside & (np.r_[level, number] > 0.5)
-    outside &= ~filled
-    offset = np.r_[offset, np.zeros(len(keys))]
-    offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
-    cap = np.r_[np.full(count, np.nan), number]
-
-    order = np.argsort(grid.band.keys)
-    band, outside = field.Band(*(x[order] for x in grid.band)), outside[order]
-    flood = field.flood(band.keys[~outside])
-    return gridded(grid.surface, grid.resolution, band, flood), outside, offset[order], cap[order]
-
-
-def ended(number: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Winding numbers below 1/2 outside a box, in which each corner is so many cells deep, or deep below 0.
-
-    Where several sheets of a piece lie about a hole their numbers add up, and its cap would bulge out, by 3.5 cells at
-    a lamp. By as much as they are far out, lest manifold.repair takes them for the cheapest corners to fill; and as
-    much above 1/2 within the last cell inside, so that the cap ends on the box.
-    """
-    side = 0.5 + depth / 2
-    last = (depth > 0) & (depth < 1) & (number > 0.5)
-    return np.where(depth < 0, np.minimum(number, side), np.where(last, np.maximum(number, side), number))
-
-
-def touches(grid: Grid, marked: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Corners of the band (indices), of those asked for, whose closest point lies in a cell with a marked corner."""
-    at = np.flatnonzero(which)
-    ijk = np.floor((grid.band.point[at] + field.BOX) / field.spacing(grid.resolution)).astype(np.int64)
-    near = grid.places(field.pack(ijk)[:, None] + field.OFFSETS @ field.STEPS)
-    return at[np.r_[marked, False, False][near].any(1)]
+def cuts(grid: Grid, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Whether the source lies between neighbouring corners (keys)."""
+    found = grid.radius[grid.places(one)] + grid.radius[grid.places(two)] <= field.spacing(grid.resolution)
+    P, Q = (field.position(field.unpack(end[found]), grid.resolution) for end in (one, two))
+    found[found] = field.blocked(grid.surface, P, Q - P)
+    return found

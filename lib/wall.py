@@ -97,7 +97,7 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     # Where a ball comes by between walls that fill a slit, they leave it a way.
     way = grid.beside[values[grid.beside] > 0]
     if len(way):
-        way = way[~manifold.opens(band.keys, values <= 0, way, partial(cuts, grid), grid.places)]
+        way = way[~manifold.opens(band.keys, values <= 0, way, partial(outside.cuts, grid), grid.places)]
         values[way] = -0.3 * h
     # A crossed edge with one end only would be a hole: at a wall's far side, a cap's rim, a sealed room's window.
     ends = []
@@ -110,14 +110,6 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     order = np.argsort(keys, kind="stable")
     loose = np.r_[band.distance > 1e-3 * h, np.zeros(len(ends), bool)]
     return keys[order], values[order], np.r_[wall, np.ones(len(ends), bool)][order], loose[order]
-
-
-def cuts(grid: Grid, one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Whether the source lies between neighbouring corners (keys)."""
-    found = grid.radius[grid.places(one)] + grid.radius[grid.places(two)] <= field.spacing(grid.resolution)
-    P, Q = (field.position(field.unpack(end[found]), grid.resolution) for end in (one, two))
-    found[found] = field.blocked(grid.surface, P, Q - P)
-    return found
 
 
 def widen(grid: Grid, offset: np.ndarray) -> tuple[Grid, np.ndarray]:

@@ -8,10 +8,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from lib import contour, field, manifold, mesh, outside, wall, winding
+from lib import caps, contour, field, manifold, mesh, nearest, outside, wall, winding
 from lib.clock import Clock
 
-VERSION = 10  # raised when the same parameters come to give other files
+VERSION = 11  # raised when the same parameters come to give other files
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 Holes, Remesh = Literal["close", "wall"], Literal["auto", "always"]
 PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}
@@ -59,7 +59,7 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     h, eps = field.spacing(resolution), 2 / resolution
     shift = SHIFT * h
     V = V + shift
-    surface = field.prepare(V, F)
+    surface = field.prepare(V, F, search=nearest.search)
     clock("prepare")
     grid = outside.band(surface, resolution)
     clock("band")
@@ -75,16 +75,17 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
 
     # Step 3: solids with a large hole are closed, which turns their inside from outside to inside.
     pieces = winding.holed_solids(V, F, 1.5 * h) if holes == "close" and two_sided > 0.005 else []
-    cap = None
+    cap, closed = None, 0
     if pieces:
-        grid, out, offset, cap = outside.fill(grid, out, offset, V, pieces)
+        grid, out, offset, cap, closed = caps.fill(grid, out, offset, V, pieces)
+    if closed:
         offset = np.minimum(offset, wall.offsets(grid, out, offset > 0))
     clock("holes")
 
     # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
     keys, values, walled, loose = wall.signed(grid, out, offset, cap)
     walled = keys[walled]
-    keys, values, turned = manifold.repair(keys, values, grid.flood, loose, partial(wall.cuts, grid))
+    keys, values, turned = manifold.repair(keys, values, grid.flood, loose, partial(outside.cuts, grid))
     clock("repair")
     walled = field.find(walled, keys) >= 0
     P, N, _ = winding.sample(V, F, winding.SAMPLES)
@@ -95,7 +96,7 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     clock("extract")
 
     # Step 5: how good it is, where the source is seen from outside.
-    facts = {"remeshed": True, "two_sided": two_sided, "thin": is_thin, "caps": len(pieces), "turned": turned}
+    facts = {"remeshed": True, "two_sided": two_sided, "thin": is_thin, "caps": closed, "turned": turned}
     facts |= {"on_source": float(moved.mean()), "missed": 0.0}
     facts |= judge(surface, V_new, F_new, resolution, P)
     clock("measure")

@@ -121,15 +121,3 @@ def test_a_grid_that_grew_finds_its_new_corners():
         grown.radius[-2:], grid.radius[-2:]
     )
     assert (grid.places(more) == field.FREE).all()  # the first one is left alone
-
-
-@pytest.mark.parametrize("deep", [0.05, 0.5, 0.85])
-def test_a_cap_ends_with_its_box_whatever_the_numbers_about_it(deep):
-    """Of two corners a cell apart, one inside the box and one outside: on a straight line 1/2 is on the box."""
-    for number in (0.5001, 0.51):
-        inside, outer = outside.ended(np.full(2, number), np.array([deep, deep - 1]))
-        assert np.isclose(np.interp(deep, [0, 1], [inside, outer]), 0.5)
-    depth = np.linspace(-3, 3, 61)
-    assert (outside.ended(np.full(61, 0.97), depth) < 0.5)[depth < 0].all()
-    within = np.linspace(0.1, 0.49, 61)  # a cap that is not near the box's side stays
-    assert np.array_equal(outside.ended(within, depth)[depth > 0], within[depth > 0])

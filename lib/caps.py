@@ -1,0 +1,131 @@
+"""Solids with a hole: close it where a robust sign says so and it spares more wall than it takes surface of its own."""
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from lib import field, manifold, winding
+from lib.outside import NEIGHBOURS, Grid, cuts, gridded, grow
+
+LARGE = 16**2  # squares of cells by which walls have to be larger than a cap that is to spare them
+
+
+def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pieces: list) -> tuple:
+    """Turn inside what lies in a holed solid by its winding number, where that is worth its cap.
+
+    The grid, with a band that has grown by the corners about the caps, who is outside, the offset of each corner, for
+    the corners of caps the winding number, else nan, and how many hollows were closed.
+    """
+    band, h = grid.band, field.spacing(grid.resolution)
+    level, keys, number = numbers(grid, outside, V, pieces)
+    all_keys, number = np.r_[band.keys, keys], np.r_[level, number]
+    places = grid.places.add(keys, len(band.keys))
+    outside, offset = np.r_[outside, np.ones(len(keys), bool)], np.r_[offset, np.zeros(len(keys))]
+    seals = windows(grid, band.keys[outside[: len(band.keys)]])
+    filled, count = worthwhile(grid, all_keys, places, seals, outside, outside & (number > 0.5), offset > 0)
+    if not count:
+        return grid, outside[: len(band.keys)], offset[: len(band.keys)], None, 0
+    outside &= ~filled
+    needed = filled | (np.arange(len(all_keys)) < len(band.keys))
+    for step in NEIGHBOURS @ field.STEPS:
+        needed[len(band.keys) :] |= np.r_[filled, False, False][places(keys + step)]
+    cap = np.where(np.arange(len(all_keys)) < len(band.keys), np.nan, number)
+    outside, offset, filled, cap = (x[needed] for x in (outside, offset, filled, cap))
+    keys = keys[needed[len(band.keys) :]]
+    del all_keys, number, level, places  # gigabytes at 1024
+    grid = grow(grid, keys, (np.full(len(keys), h), np.full(len(keys), -1), np.full((len(keys), 3), np.nan)))
+    offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
+
+    order = np.argsort(grid.band.keys)
+    beside = np.isin(order, grid.beside[outside[grid.beside]]).nonzero()[0]
+    surface, band, outside = grid.surface, field.Band(*(x[order] for x in grid.band)), outside[order]
+    offset, cap, resolution = offset[order], cap[order], grid.resolution
+    del grid, filled, order
+    flood = field.flood(np.sort(np.r_[band.keys[~outside], seals]))
+    return gridded(surface, resolution, band, flood, beside), outside, offset, cap, count
+
+
+def numbers(grid: Grid, outside: np.ndarray, V: np.ndarray, pieces: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The greatest winding number that a piece has at each corner of the band that is outside, else 0; then the same
+    for FREE corners, of the cells that caps cross: their keys, and their numbers."""
+    band, h = grid.band, field.spacing(grid.resolution)
+    level, caps = np.zeros(len(band.keys)), []
+    P = grid.at(slice(None))
+    for F in pieces:  # one by one: outside, the small numbers of many pieces add up
+        low, high = V[F].min((0, 1)), V[F].max((0, 1))
+        keys, number = winding.band(V, F, grid.resolution, lambda keys: grid.look(keys, outside)[0])
+        X = field.position(field.unpack(keys), grid.resolution)
+        number = ended(number, np.minimum(X - low, high - X).min(1) / h)
+        at = np.flatnonzero(outside & ((low < P) & (high > P)).all(1))
+        known = field.find(keys, band.keys[at])
+        here = np.zeros(len(at))
+        here[known >= 0] = number[known[known >= 0]]
+        here[known < 0] = winding.number_at(V, F, P[at[known < 0]])
+        level[at] = np.maximum(level[at], here)
+        ends = field.unique(manifold.crossed_cells(keys, number - 0.5)[:, None] + field.OFFSETS @ field.STEPS)
+        new = field.find(ends, keys) >= 0
+        new[new] = grid.places(keys[new]) == field.FREE
+        caps.append((keys[new], number[new]))
+    keys, number = (np.concatenate(x) for x in zip(*caps, strict=True))
+    order = np.lexsort([-number, keys])
+    keys, number = keys[order], number[order]
+    first = np.r_[True, keys[1:] != keys[:-1]][: len(keys)]
+    return level, keys[first], number[first]
+
+
+def windows(grid: Grid, outside: np.ndarray) -> np.ndarray:
+    """ENCLOSED corners next to outside ones (keys), in windows too narrow for the ball: a flood must not come through."""
+    near = (outside + step for step in NEIGHBOURS[:6] @ field.STEPS)
+    return field.unique(np.concatenate([keys[grid.places(keys) == field.ENCLOSED] for keys in near]))
+
+
+def worthwhile(grid: Grid, keys, places: field.Places, seals, outside, filled, thin) -> tuple[np.ndarray, int]:
+    """Of corners that would be filled those of hollows where this saves more wall than their caps are large, and how
+    many such hollows there are.
+
+    A pit has little wall, and so has a bath tub: what would close them is but a lid.
+    """
+    at = np.flatnonzero(filled)
+    name = np.full(len(keys), -1)
+    name[at] = np.arange(len(at))
+    rooms = field.rooms(np.sort(np.r_[keys[~outside | filled], seals]))  # FREE corners in it: 0 is not enclosed
+    cap, one, two = np.zeros(len(at)), [], []
+    for step in NEIGHBOURS[:6] @ field.STEPS:
+        place, room = places(keys[at] + step), rooms(keys[at] + step)
+        other = np.where(place >= 0, name[place], np.where((place == field.FREE) & (room > 0), len(at) + room, -1))
+        open = np.flatnonzero((other < 0) & np.r_[outside, False, True][place])
+        cap[open] += ~cuts(grid, keys[at[open]], keys[at[open]] + step)
+        joined = np.flatnonzero(other >= 0)
+        one.append(joined)
+        two.append(other[joined])
+    one, two = np.concatenate(one), np.concatenate(two)
+    size = len(at) + 1 + rooms.room.max(initial=0)
+    _, hollow = connected_components(coo_array((np.ones(len(one), bool), (one, two)), shape=(size, size)), False)
+    hollow = np.unique(hollow[: len(at)], return_inverse=True)[1]
+    # In cells' squares: each has about one corner, and a cap crosses 1.5 edges there.
+    worth = np.bincount(hollow, thin[at]) > np.bincount(hollow, cap) / 1.5 + LARGE
+    filled = filled.copy()
+    filled[at] = worth[hollow]
+    return filled, int(worth.sum())
+
+
+def ended(number: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Winding numbers below 1/2 outside a box, in which each corner is so many cells deep, or deep below 0.
+
+    Where several sheets of a piece lie about a hole their numbers add up, and its cap would bulge out, by 3.5 cells at
+    a lamp. By as much as they are far out, lest manifold.repair takes them for the cheapest corners to fill; and as
+    much above 1/2 within the last cell inside, so that the cap ends on the box.
+    """
+    side = 0.5 + depth / 2
+    last = (depth > 0) & (depth < 1) & (number > 0.5)
+    return np.where(depth < 0, np.minimum(number, side), np.where(last, np.maximum(number, side), number))
+
+
+def touches(grid: Grid, marked: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Corners of the band (indices), of those asked for, whose closest point lies in a cell with a marked corner."""
+    at = np.flatnonzero(which)
+    found, marked = np.zeros(len(at), bool), np.r_[marked, False, False]
+    for part in field.parts(len(at), field.CHUNK >> 3):
+        ijk = np.floor((grid.band.point[at[part]] + field.BOX) / field.spacing(grid.resolution)).astype(np.int64)
+        found[part] = marked[grid.places(field.pack(ijk)[:, None] + field.OFFSETS @ field.STEPS)].any(1)
+    return at[found]
