@@ -74,7 +74,7 @@ def numbers(grid: Grid, outside: np.ndarray, V: np.ndarray, pieces: list) -> tup
 
 
 def windows(grid: Grid, outside: np.ndarray) -> np.ndarray:
-    """ENCLOSED corners next to outside ones (keys), in windows too narrow for the ball: a flood must not come through."""
+    """ENCLOSED corners next to outside ones (keys), in windows too narrow for a ball: no flood may come through."""
     near = (outside + step for step in NEIGHBOURS[:6] @ field.STEPS)
     return field.unique(np.concatenate([keys[grid.places(keys) == field.ENCLOSED] for keys in near]))
 
