@@ -55,10 +55,11 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     P, N, _ = sample(result, SAMPLES, rng)
     distance, touched, face = source.closest(P)
     far = distance > 1.3 * h
-    thickness = 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N)
-    thick = thickness >= 2 * eps
+    thick = ~is_thin(source, touched, N, 2 * eps, h)
     if 0 < thick.sum() < len(P):  # the rim of a thin part belongs to it
         thick[thick] = cKDTree(P[~thick]).query(P[thick])[0] > 2 * eps
+    if 0 < thick.sum() < len(P) and distance[thick].mean() > BARS["mean"][0] * h:
+        thick[thick] = ~on_rim(source, result, P[thick], 2 * eps, h, np.random.default_rng(seed + 1))
     figures |= {
         "mean": float(distance[thick].mean() / h) if thick.mean() > 0.001 else 0.0,  # a stray sample has no mean
         "mean_all": float(distance.mean() / h),
@@ -309,6 +310,20 @@ def pierces(T, F, a, b, k) -> np.ndarray:
         inside = (np.minimum(t, 1 - t) > 1e-9) & (np.minimum(np.minimum(u, v), 1 - u - v) > 1e-9)
     own = ((F[b] == F[a, k][:, None]) | (F[b] == F[a, (k + 1) % 3][:, None])).any(1)
     return inside & ~own & (np.abs(slope) > 1e-9 * scale)
+
+
+def is_thin(source: Mesh, touched, N, least, h) -> np.ndarray:
+    """Whether the source, from where it is touched, is not that thick against N."""
+    return 0.01 * h + source.first_hit(touched - 0.01 * h * N, -N) < least
+
+
+def on_rim(source: Mesh, result: Mesh, P, reach, h, rng) -> np.ndarray:
+    """Whether a thin part of the result lies within reach of each point: on a large one it takes more samples."""
+    Q, N, _ = sample(result, 20 * SAMPLES, rng)
+    near = cKDTree(P).query(Q, distance_upper_bound=reach)[0] <= reach
+    Q, N = Q[near], N[near]
+    Q = Q[is_thin(source, source.closest(Q)[1], N, reach, h)] if len(Q) else Q
+    return cKDTree(Q).query(P)[0] <= reach if len(Q) else np.zeros(len(P), bool)
 
 
 def along_edges(source: Mesh, P, N, face, reach) -> dict:

@@ -410,6 +410,19 @@ def test_the_judge_takes_no_mean_of_stray_samples():
         assert missed & {"mean"} == expected and figures["solid"] and figures["thin"] > 0.99
 
 
+def test_the_judge_knows_the_rim_of_a_large_thin_part():
+    """At 512 its samples lie farther apart than a wall is thick; a block as large as its rims is none of them."""
+    grow = np.array([[-1], [1]]) * 0.8 * 2 / 512
+    strips = [box([-1, -3e-4, x], [1, 3e-4, x + 0.05]) for x in np.linspace(-1, 0.95, 14)]
+    walls = [box(*(m.bounds + grow)).subdivide_to_size(0.2) for m in strips]
+    missed, figures = judged(join(*strips), join(*walls), resolution=512, hollow=True)
+    assert not missed and figures["thin"] > 0.999
+    block = box([-1, 0.5, -0.1], [1, 0.6, 0.1])
+    grown = box(*(block.bounds + grow)).subdivide_to_size(0.2)
+    missed, figures = judged(join(*strips, block), join(*walls, grown), resolution=512, hollow=True)
+    assert missed == {"mean"} and figures["mean"] > 0.7
+
+
 def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
     h = field.spacing(64)
     for width, key in ((1.5 * h, "unreached"), (4 * h, "missed")):  # a ball of radius eps is 1.9 cells wide
