@@ -423,6 +423,23 @@ def test_the_judge_knows_the_rim_of_a_large_thin_part():
     assert missed == {"mean"} and figures["mean"] > 0.7
 
 
+def test_the_judge_takes_a_sheet_for_thin_if_a_ball_comes_to_its_back():
+    """A drum with two skins, which are walls in the result; the way in turns, so that no ray finds their backs."""
+    frame = [box([-0.8, -0.1, z], [1.1, 0.1, z + 0.1]) for z in (-0.8, 0.7)] + [
+        box([-0.8, -0.1, -0.8], [-0.7, 0.1, 0.8])
+    ]
+    lock = [box([0.78, -0.1, -0.5], [0.88, 0.1, 0.8]), box([0.78, 0.1, -0.8], [1.1, 0.2, 0.8])]
+    lock += [box([0.78, -0.2, -0.8], [1.1, -0.1, 0.8])]
+    grow = np.array([[-1], [1]]) * 0.9 * 2 / 64
+    skins = [join(*(sheet((0, 1, 0), at=(0, y, 0)) for y in (-0.1, 0.1)))]
+    walls = [box(*(np.array([[-0.8, y, -0.8], [0.8, y, 0.8]]) + grow)) for y in (-0.1, 0.1)]
+    for end, thin in ((0.5, True), (0.8, False)):  # a way in, and none
+        door = box([1, -0.1, -0.8], [1.1, 0.1, end])
+        solid = [m.subdivide_to_size(0.1) for m in (*frame, *lock, door)]
+        missed, figures = judged(join(*solid, *skins), join(*solid, *walls))
+        assert figures["solid"] and ("mean" in missed) == (not thin), (end, figures)
+
+
 def test_the_judge_knows_what_can_be_reached_and_what_lies_behind_a_cap():
     h = field.spacing(64)
     for width, key in ((1.5 * h, "unreached"), (4 * h, "missed")):  # a ball of radius eps is 1.9 cells wide
