@@ -24,7 +24,8 @@ def dual(
     point, normal, real = crossings(surface, keys, values, wall, lower, upper, resolution)
     around = keys[lower][:, None] + manifold.AROUND[axis]  # (e, 4)
     cells = field.unique(around)
-    cell = field.find(cells, around)
+    cell = field.find(cells, around).astype(np.int32)
+    del around  # gigabytes at 1024
 
     quads = np.where((values[lower] > 0)[:, None], cell, cell[:, ::-1])  # counter-clockwise seen from outside
     off = np.zeros(len(cells), bool)
@@ -39,7 +40,7 @@ def dual(
     V, moved = move(V, onto, near, quads, h)
     V, snapped = move(V, snap(surface, V, meet, feature, low, h), feature, quads, h)
     F, _ = split(V, quads, quad_normals(V, quads), snapped)
-    return V, F, moved | snapped
+    return V, F.astype(np.int64), moved | snapped
 
 
 def crossings(surface, keys, values, wall, lower, upper, resolution):
@@ -74,7 +75,7 @@ def place(cells, cell, point, normal, real, resolution):
     V within the cells; where the planes meet, if a little outside; which are features; which have one plane only.
     """
     n = len(cells)
-    flat = cell.ravel()
+    flat = cell.ravel().astype(np.int64)
 
     def total(x):
         return np.bincount(flat, np.repeat(x, 4), n)
@@ -152,7 +153,7 @@ def split(V, quads, reference, feature):
 
     The diagonal is the better one by that cosine, but one that joins features goes first if it turns nothing over.
     """
-    F, worst = np.empty((len(quads), 2, 3), np.int64), np.empty(len(quads))
+    F, worst = np.empty((len(quads), 2, 3), quads.dtype), np.empty(len(quads))
     for part in field.parts(len(quads), QUADS):
         F[part], worst[part] = halves(V, quads[part], reference[part], feature)
     return F.reshape(-1, 3), worst
@@ -181,6 +182,7 @@ def move(V, wanted, may, quads, h):
     order = np.lexsort([far, *place.T, ~may])  # the nearest first
     again = np.zeros(len(V), bool)
     again[order[1:]] = (place[order[1:]] == place[order[:-1]]).all(1)
+    del place, far, order
     may = may & ~again
     quads = quads[may[quads].any(1)]
     for _ in range(8):

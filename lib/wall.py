@@ -77,10 +77,9 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     """Sorted keys, the field there, positive inside, the corners where a wall or a cap has a part in it, and those
     that manifold.repair may turn outside: it knows how far from the source they are.
 
-    Off the source it is the union of balls about closest points, which joins sheets to solids without a notch.
+    The grid is a widened one. Off the source the field is the union of balls about closest points, which joins sheets
+    to solids without a notch.
     """
-    grid, offset = widen(grid, offset)
-    out = np.r_[out, np.ones(len(offset) - len(out), bool)]
     band, h, eps = grid.band, field.spacing(grid.resolution), 2 / grid.resolution
     at = np.flatnonzero(offset > 0)
     balls = cover(grid, at, band.point[at], offset[at])
@@ -112,15 +111,20 @@ def signed(grid: Grid, out, offset, cap=None) -> tuple[np.ndarray, np.ndarray, n
     return keys[order], values[order], np.r_[wall, np.ones(len(ends), bool)][order], loose[order]
 
 
-def widen(grid: Grid, offset: np.ndarray) -> tuple[Grid, np.ndarray]:
-    """The band wherever a wall's surface may cross an edge: a wall is eps thick on each side, and an edge one cell."""
+def widen(grid: Grid, out, offset, cap=None) -> tuple:
+    """The band wherever a wall's surface may cross an edge: a wall is eps thick on each side, and an edge one cell.
+
+    The grid, and with its new corners who is outside, the offsets and, if there are caps, their winding numbers.
+    """
     around = field.unique(grid.band.keys[offset > 0][:, None] + NEIGHBOURS[:6] @ field.STEPS)
     keys = around[grid.places(around) == field.FREE]
     X = field.position(field.unpack(keys), grid.resolution)
     distance, face, point = field.closest(grid.surface, X)
     # The wall that it looks at: that of the corner a step towards its closest point.
     toward = grid.places(grid.nearest(X + (point - X) * (field.spacing(grid.resolution) / distance)[:, None]))
-    return outside.grow(grid, keys, (distance, face, point)), np.r_[offset, np.r_[offset, 0, 0][toward]]
+    offset, out = np.r_[offset, np.r_[offset, 0, 0][toward]], np.r_[out, np.ones(len(keys), bool)]
+    cap = None if cap is None else np.r_[cap, np.full(len(keys), np.nan)]
+    return outside.grow(grid, keys, (distance, face, point)), out, offset, cap
 
 
 def cover(grid: Grid, corner: np.ndarray, center: np.ndarray, radius: np.ndarray) -> np.ndarray:

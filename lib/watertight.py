@@ -83,6 +83,7 @@ def remake(V: np.ndarray, F: np.ndarray, resolution: int, holes: str, clock: Clo
     clock("holes")
 
     # Step 4: the field, its signs repaired so that what they bound is manifold, and the surface.
+    grid, out, offset, cap = wall.widen(grid, out, offset, cap)
     keys, values, walled, loose = wall.signed(grid, out, offset, cap)
     walled = keys[walled]
     keys, values, turned = manifold.repair(keys, values, grid.flood, loose, partial(outside.cuts, grid))
@@ -135,7 +136,7 @@ def topology(V: np.ndarray, F: np.ndarray) -> dict:
     once = a < b if closed else slice(None)
     parts = groups(a[once], b[once], n)
     if closed:  # and one fan of faces around each vertex: from half-edge to half-edge about the vertex where they start
-        closed = cycles(across + 1 - 3 * (across % 3 == 2)) == n
+        closed = cycles(np.where(across % 3 == 2, across - 2, across + 1)) == n
     volume = 0.0
     for part in field.parts(m):
         A, B, C = V[F[part]].swapaxes(0, 1)

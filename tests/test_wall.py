@@ -19,6 +19,10 @@ def made(m):
     return grid, out, wall.offsets(grid, out)
 
 
+def signed(grid, out, offset):
+    return wall.signed(*wall.widen(grid, out, offset))
+
+
 def middle(grid, m):
     """Corners whose closest point lies well inside a large face of a plate."""
     turn = trimesh.transformations.rotation_matrix(0.5, [1, 2, 3])[:3, :3]
@@ -47,14 +51,14 @@ def test_a_round_solid_gets_no_bump_where_a_grid_edge_cuts_a_sliver_off_it():
         m.apply_transform(trimesh.transformations.rotation_matrix(angle, [1, 2, 3])).apply_translation(
             -m.bounds.mean(0)
         )
-        assert not wall.signed(*made(m))[2].any()
+        assert not signed(*made(m))[2].any()
 
 
 def test_the_field_of_a_plate_is_the_distance_to_its_wall():
     """On both sides of the wall's surface: how far a corner lies from the plane that is eps off the plate's middle."""
     t = 0.6 * EPS
     m = plate(t)
-    keys, values, walled, _ = wall.signed(*made(m))
+    keys, values, walled, _ = signed(*made(m))
     turn = trimesh.transformations.rotation_matrix(0.5, [1, 2, 3])[:3, :3]
     X = (field.position(field.unpack(keys), R) - 0.137 * H) @ turn
     here = (np.abs(X[:, :2]) < 0.7 - 3 * H).all(1) & (np.abs(X[:, 2]) > t / 2 + 1e-3 * H) & (np.abs(X[:, 2]) < 1.9 * H)
@@ -73,7 +77,7 @@ def test_a_sheet_between_two_corners_is_not_lost():
     one = trimesh.Trimesh(np.c_[V, 0.0 * V[:, 0]], F, process=False)
     two = trimesh.Trimesh(np.c_[V, 0.3 * H + 0.2 * V[:, 0]], F, process=False)
     grid, out, offset = made(trimesh.util.concatenate([one, two]))
-    keys, values, *_ = wall.signed(grid, out, offset)
+    keys, values, *_ = signed(grid, out, offset)
     lower = np.searchsorted(keys, keys)
     for axis, step in enumerate(field.STEPS):  # every grid edge that a sheet crosses has an end in the wall
         upper = field.find(keys, keys + step)
