@@ -1,4 +1,4 @@
-"""Solids with a hole: close it where a robust sign says so and it spares more wall than it takes surface of its own."""
+"""Solids with a hole: close it where a robust sign says so and this spares walls twice as large as its cap."""
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from lib import field, manifold, winding
 from lib.outside import NEIGHBOURS, Grid, cuts, gridded, grow
 
-LARGE = 16**2  # squares of cells by which walls have to be larger than a cap that is to spare them
+LARGE = 16**2  # squares of cells by which walls have to be larger than twice the cap that is to spare them
 
 
 def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pieces: list) -> tuple:
@@ -80,8 +80,8 @@ def windows(grid: Grid, outside: np.ndarray) -> np.ndarray:
 
 
 def worthwhile(grid: Grid, keys, places: field.Places, seals, outside, filled, thin) -> tuple[np.ndarray, int]:
-    """Of corners that would be filled those of hollows where this saves more wall than their caps are large, and how
-    many such hollows there are.
+    """Of corners that would be filled those of hollows where this saves twice as much wall as their caps are large, and
+    how many such hollows there are.
 
     A pit has little wall, and so has a bath tub: what would close them is but a lid.
     """
@@ -103,7 +103,7 @@ def worthwhile(grid: Grid, keys, places: field.Places, seals, outside, filled, t
     _, hollow = connected_components(coo_array((np.ones(len(one), bool), (one, two)), shape=(size, size)), False)
     hollow = np.unique(hollow[: len(at)], return_inverse=True)[1]
     # In cells' squares: each has about one corner, and a cap crosses 1.5 edges there.
-    worth = np.bincount(hollow, thin[at]) > np.bincount(hollow, cap) / 1.5 + LARGE
+    worth = np.bincount(hollow, thin[at]) > 2 * np.bincount(hollow, cap) / 1.5 + LARGE
     filled = filled.copy()
     filled[at] = worth[hollow]
     return filled, int(worth.sum())
