@@ -61,7 +61,8 @@ def judge(source: tuple, result: tuple, resolution: int, facts: dict, opened=Non
     if 0 < thick.sum() < len(P) and distance[thick].mean() > BARS["mean"][0] * h:
         thick[thick] = ~on_rim(source, result, P[thick], 2 * eps, h, np.random.default_rng(seed + 1))
     if thick.any() and distance[thick].mean() > BARS["mean"][0] * h:  # a sheet whose back a ball comes to is no solid
-        thick[thick] = to_flood(source, touched[thick] - eps * N[thick], eps, h / 2) > 0.9 * eps
+        wall = thick & ~far
+        thick[wall] = to_flood(source, touched[wall] - eps * N[wall], eps, h / 2) > 0.9 * eps
     figures |= {
         "mean": float(distance[thick].mean() / h) if thick.mean() > 0.001 else 0.0,  # a stray sample has no mean
         "mean_all": float(distance.mean() / h),
