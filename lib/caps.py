@@ -16,30 +16,30 @@ def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pie
     The grid, with a band that has grown by the corners about the caps, who is outside, the offset of each corner, for
     the corners of caps the winding number, else nan, and how many hollows were closed.
     """
-    band, h = grid.band, field.spacing(grid.resolution)
+    band, h, old = grid.band, field.spacing(grid.resolution), len(grid.band.keys)
     level, keys, number = numbers(grid, outside, V, pieces)
-    all_keys, number = np.r_[band.keys, keys], np.r_[level, number]
-    places = grid.places.add(keys, len(band.keys))
-    outside, offset = np.r_[outside, np.ones(len(keys), bool)], np.r_[offset, np.zeros(len(keys))]
-    seals = windows(grid, band.keys[outside[: len(band.keys)]])
-    filled, count = worthwhile(grid, all_keys, places, seals, outside, outside & (number > 0.5), offset > 0)
+    places, seals = grid.places.add(keys, old), windows(grid, band.keys[outside])
+    out, thin = np.r_[outside, np.ones(len(keys), bool)], np.r_[offset > 0, np.zeros(len(keys), bool)]
+    filled = out & (np.r_[level, number] > 0.5)
+    filled, count = worthwhile(grid, np.r_[band.keys, keys], places, seals, out, filled, thin)
     if not count:
-        return grid, outside[: len(band.keys)], offset[: len(band.keys)], None, 0
-    outside &= ~filled
-    needed = filled | (np.arange(len(all_keys)) < len(band.keys))
+        return grid, outside, offset, None, 0
+
+    needed = filled[old:].copy()  # of the new corners: those in a cell with one that is filled
     for step in NEIGHBOURS @ field.STEPS:
-        needed[len(band.keys) :] |= np.r_[filled, False, False][places(keys + step)]
-    cap = np.where(np.arange(len(all_keys)) < len(band.keys), np.nan, number)
-    outside, offset, filled, cap = (x[needed] for x in (outside, offset, filled, cap))
-    keys = keys[needed[len(band.keys) :]]
-    del all_keys, number, level, places  # gigabytes at 1024
+        needed |= np.r_[filled, False, False][places(keys + step)]
+    keys, number = keys[needed], number[needed]
+    needed = np.r_[np.ones(old, bool), needed]
+    filled, outside = filled[needed], (out & ~filled)[needed]
+    offset, cap = np.r_[offset, np.zeros(len(keys))], np.r_[np.full(old, np.nan), number]
+    del level, places, out, thin, needed  # gigabytes at 1024
     grid = grow(grid, keys, (np.full(len(keys), h), np.full(len(keys), -1), np.full((len(keys), 3), np.nan)))
     offset[touches(grid, filled, offset > 0)] = 0  # the rim of a hole is no sheet any more
 
     order = np.argsort(grid.band.keys)
-    beside = np.isin(order, grid.beside[outside[grid.beside]]).nonzero()[0]
-    surface, band, outside = grid.surface, field.Band(*(x[order] for x in grid.band)), outside[order]
-    offset, cap, resolution = offset[order], cap[order], grid.resolution
+    beside = np.flatnonzero(np.isin(order, grid.beside[outside[grid.beside]]))
+    surface, resolution, band = grid.surface, grid.resolution, field.Band(*(x[order] for x in grid.band))
+    outside, offset, cap = outside[order], offset[order], cap[order]
     del grid, filled, order
     flood = field.flood(np.sort(np.r_[band.keys[~outside], seals]))
     return gridded(surface, resolution, band, flood, beside), outside, offset, cap, count
@@ -86,27 +86,35 @@ def worthwhile(grid: Grid, keys, places: field.Places, seals, outside, filled, t
     A pit has little wall, and so has a bath tub: what would close them is but a lid.
     """
     at = np.flatnonzero(filled)
+    hollow, crossed = hollows(grid, keys, places, seals, outside, at)
+    # In cells' squares: a wall has about one corner in each, and a cap crosses 1.5 edges.
+    wall, cap = np.bincount(hollow, thin[at]), np.bincount(hollow, crossed) / 1.5
+    worth = wall > 2 * cap + LARGE
+    chosen = np.zeros(len(keys), bool)
+    chosen[at[worth[hollow]]] = True
+    return chosen, int(worth.sum())
+
+
+def hollows(grid: Grid, keys, places: field.Places, seals, outside, at) -> tuple[np.ndarray, np.ndarray]:
+    """Which hollow each of the corners that would be filled is in, and how many of its edges end at an outside corner:
+    its hollow's cap crosses these. They are joined along edges, and through what they enclose."""
     name = np.full(len(keys), -1)
     name[at] = np.arange(len(at))
-    rooms = field.rooms(np.sort(np.r_[keys[~outside | filled], seals]))  # FREE corners in it: 0 is not enclosed
-    cap, one, two = np.zeros(len(at)), [], []
+    left = outside & (name < 0)
+    rooms = field.rooms(np.sort(np.r_[keys[~left], seals]))  # of FREE corners: 0 is not enclosed
+    crossed, one, two = np.zeros(len(at)), [], []
     for step in NEIGHBOURS[:6] @ field.STEPS:
-        place, room = places(keys[at] + step), rooms(keys[at] + step)
+        near = keys[at] + step
+        place, room = places(near), rooms(near)
         other = np.where(place >= 0, name[place], np.where((place == field.FREE) & (room > 0), len(at) + room, -1))
-        open = np.flatnonzero((other < 0) & np.r_[outside, False, True][place])
-        cap[open] += ~cuts(grid, keys[at[open]], keys[at[open]] + step)
-        joined = np.flatnonzero(other >= 0)
-        one.append(joined)
-        two.append(other[joined])
+        open = np.flatnonzero((other < 0) & np.r_[left, False, True][place])
+        crossed[open] += ~cuts(grid, keys[at[open]], near[open])
+        one.append(np.flatnonzero(other >= 0))
+        two.append(other[one[-1]])
     one, two = np.concatenate(one), np.concatenate(two)
     size = len(at) + 1 + rooms.room.max(initial=0)
     _, hollow = connected_components(coo_array((np.ones(len(one), bool), (one, two)), shape=(size, size)), False)
-    hollow = np.unique(hollow[: len(at)], return_inverse=True)[1]
-    # In cells' squares: each has about one corner, and a cap crosses 1.5 edges there.
-    worth = np.bincount(hollow, thin[at]) > 2 * np.bincount(hollow, cap) / 1.5 + LARGE
-    filled = filled.copy()
-    filled[at] = worth[hollow]
-    return filled, int(worth.sum())
+    return np.unique(hollow[: len(at)], return_inverse=True)[1], crossed
 
 
 def ended(number: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ def place(cells, cell, point, normal, real, resolution):
     V within the cells; where the planes meet, if a little outside; which are features; which have one plane only.
     """
     n = len(cells)
-    flat = cell.ravel().astype(np.int64)
+    flat = cell.ravel().astype(np.int64)  # once, as every bincount would
 
     def total(x):
         return np.bincount(flat, np.repeat(x, 4), n)

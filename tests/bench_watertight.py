@@ -148,8 +148,8 @@ def short(value) -> str:
 def compare(items: list, python: str, resolution: int, count: int = 10, slow: int = 2) -> None:
     """Seconds (of one core) and distances of 01, a dense grid of the same distances, and other tools, mesh by mesh.
 
-    The dense grid asks libigl, as published code does, and once more the compiled tree that 01 has. mesh2sdf takes
-    minutes a mesh, so it does the first few only.
+    The dense grid asks libigl's tree, and once more the compiled one that 01 has. mesh2sdf takes minutes a mesh, so it
+    does the first few only.
     """
     rows = []
     nearest.search(np.eye(3), np.arange(3)[None])(np.zeros((1, 3)))  # compiled once on a machine

@@ -181,6 +181,13 @@ def test_only_what_draws_imports_pyvista_and_only_when_it_draws(module):
         assert not {name.split(".")[0] for name in imports(parsed(module))} & drawing
 
 
+def test_what_runs_on_a_gpu_needs_no_numba():
+    """numba follows numpy late: a machine that has PyTorch may have a numpy that is too new for it."""
+    stages = ["features", "latents", "train_vae", "train_dit", "generate", "evaluate"]
+    code = f"import sys; from lib import {', '.join(stages)}; print({{'numba', 'vtkmodules'}} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_nothing_is_loaded_by_pickle():
     for name in tracked("lib", "tests"):
         text = (ROOT / name).read_text(encoding="utf-8") if name.endswith(".py") and "test_house" not in name else ""
