@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from lib import field, manifold, winding
 from lib.outside import NEIGHBOURS, Grid, cuts, gridded, grow
 
-LARGE = 16**2  # squares of cells by which walls have to be larger than twice the cap that is to spare them
+SMALL = 8**2  # squares of cells: a hollow of fewer is hardly wider than the walls that it would be left with
 
 
 def fill(grid: Grid, outside: np.ndarray, offset: np.ndarray, V: np.ndarray, pieces: list) -> tuple:
@@ -89,7 +89,7 @@ def worthwhile(grid: Grid, keys, places: field.Places, seals, outside, filled, t
     hollow, crossed = hollows(grid, keys, places, seals, outside, at)
     # In cells' squares: a wall has about one corner in each, and a cap crosses 1.5 edges.
     wall, cap = np.bincount(hollow, thin[at]), np.bincount(hollow, crossed) / 1.5
-    worth = wall > 2 * cap + LARGE
+    worth = wall > np.maximum(2 * cap, SMALL)
     chosen = np.zeros(len(keys), bool)
     chosen[at[worth[hollow]]] = True
     return chosen, int(worth.sum())

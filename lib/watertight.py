@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from lib import caps, contour, field, manifold, mesh, nearest, outside, wall, winding
 from lib.clock import Clock
 
-VERSION = 11  # raised when the same parameters come to give other files
+VERSION = 12  # raised when the same parameters come to give other files
 SHIFT = np.array([0.4142, 0.7321, 0.2361])  # of the grid, in cells: the faces of many meshes lie in round planes
 Holes, Remesh = Literal["close", "wall"], Literal["auto", "always"]
 PASSED_ON = {"remeshed": False, "two_sided": 0.0, "thin": 0.0, "caps": 0, "turned": 0}

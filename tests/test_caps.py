@@ -30,6 +30,14 @@ def test_a_bottle_is_closed_whose_walls_are_larger_than_its_cap():
     assert close(bottle(0.15), bottle(0.2, at=1))["caps"] == 2
 
 
+def test_a_small_bottle_is_closed_as_a_large_one_is():
+    """Seven cells across: what is worth closing depends on its shape, not on how many cells it has."""
+    small = bottle(0.22).apply_scale(0.22)
+    facts = close(small, trimesh.creation.box((0.2, 0.2, 2)).apply_translation((0.5, 0, 0)))
+    assert facts["caps"] == 1 and not facts["hollow"]
+    assert np.isclose(facts["volume"], 0.2 * 0.2 * 2 + 0.22**3 * np.pi * 0.4**2 * 1.6, rtol=0.01)
+
+
 def test_a_bath_tub_gets_no_lid():
     """To its winding numbers the tub is a ball with a hole; but about it all is solid, so that a lid spares no wall."""
     turn = np.linspace(-np.pi / 2, np.arcsin(0.75), 40)
