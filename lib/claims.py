@@ -210,11 +210,15 @@ def put_back(aside: Path, path: Path) -> None:
 
 
 def release(folder: str | Path, keys: list[str], token: str) -> None:
-    """Take away the leases of what was claimed under a beat, as its owner does for a process that it killed."""
+    """Take away the leases of what was claimed under a beat, as its owner does for a process that it killed.
+
+    With the care that a stranger's lease asks for: between the look and the deed it may have become one.
+    """
     for key in keys:
-        if (read(lease(folder, key)) or "").startswith(f"{token}\n"):
+        holder = read(lease(folder, key)) or ""
+        if holder.startswith(f"{token}\n"):
             with contextlib.suppress(OSError):
-                lease(folder, key).unlink()
+                bury(lease(folder, key), holder, token)
 
 
 def write(path: Path, text: str, flags: int) -> None:

@@ -246,6 +246,25 @@ def test_what_a_dead_process_held_its_guard_gives_back(machine, tmp_path):
     assert other.take("chair") and not other.take("table")
 
 
+def test_who_falls_asleep_while_giving_back_leaves_the_next_holders_lease(machine, tmp_path, monkeypatch):
+    one, other = machine("one"), machine("other")
+    one.take("chair")
+    assert not other.take("chair")
+    look = claims.read
+
+    def slept(path):
+        said = look(path)
+        if said == one._mine():
+            monkeypatch.setattr(claims, "read", look)
+            machine.clock.now += claims.STALE + 1
+            assert other.take("chair")
+        return said
+
+    monkeypatch.setattr(claims, "read", slept)
+    one.drop("chair")
+    assert other.holds("chair") and not one.holds("chair")
+
+
 def test_a_late_writer_changes_nothing(machine, tmp_path):
     """It was asleep for so long that another machine did its item; then it wakes up in the middle of its own."""
     (tmp_path / "chair.obj").write_text("chair")
