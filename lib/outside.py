@@ -65,7 +65,7 @@ def squeeze(surface: field.Surface, resolution: int, near: field.Band, rooms: fi
     mouth = np.zeros(len(near.keys), bool)
     for step in NEIGHBOURS:
         other = field.find(near.keys, near.keys[at] + step @ field.STEPS)
-        same = near.distance[at] + near.distance[other] > np.linalg.norm(step) * h  # side of the wall
+        same = ~apart(near.distance[at], near.distance[other], np.linalg.norm(step) * h)  # side of the wall
         mouth[other[same & (other >= 0)]] = True
     mouth[at] = False
     more = niches(surface, resolution, near, np.flatnonzero(tight & mouth), np.inf)
@@ -135,6 +135,14 @@ def grow(grid: Grid, keys: np.ndarray, found: tuple) -> Grid:
     return grid._replace(band=near, places=places, radius=np.r_[near.distance, grid.radius[-2:]])
 
 
+def apart(one: np.ndarray, two: np.ndarray, length: float) -> np.ndarray:
+    """Whether balls of these radii, which have no face in them, about points so far apart leave room for one between.
+
+    The balls on two sides of a flat sheet touch: without a margin rounding would decide, and a pane was lost.
+    """
+    return one + two <= 1.0001 * length
+
+
 def push_back(grid: Grid, rounds: int = 2) -> np.ndarray:
     """Outside up to the source: a corner within eps of it joins when it sees a neighbour that is outside.
 
@@ -151,7 +159,7 @@ def push_back(grid: Grid, rounds: int = 2) -> np.ndarray:
             place = grid.places(band.keys[todo] + step @ field.STEPS)
             near = new[place]
             one, place = todo[near], place[near]
-            free = band.distance[one] + grid.radius[place] > 1.0001 * np.linalg.norm(step) * h  # balls that overlap
+            free = ~apart(band.distance[one], grid.radius[place], np.linalg.norm(step) * h)
             O = grid.at(one[~free])
             free[~free] = ~field.blocked(grid.surface, O, np.broadcast_to(step * h, O.shape))
             outside[one[free]] = True
@@ -182,7 +190,7 @@ def sees(grid: Grid, outside: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 def cuts(grid: Grid, one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Whether the source lies between neighbouring corners (keys)."""
-    found = grid.radius[grid.places(one)] + grid.radius[grid.places(two)] <= field.spacing(grid.resolution)
+    found = apart(grid.radius[grid.places(one)], grid.radius[grid.places(two)], field.spacing(grid.resolution))
     P, Q = (field.position(field.unpack(end[found]), grid.resolution) for end in (one, two))
     found[found] = field.blocked(grid.surface, P, Q - P)
     return found

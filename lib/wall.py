@@ -155,7 +155,7 @@ def leaks(grid: Grid, free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
         upper = grid.places(band.keys + step)
         lower = np.flatnonzero((upper >= 0) & free & np.r_[free, False, False][upper])
         upper = upper[lower]
-        close = band.distance[lower] + band.distance[upper] <= h
+        close = outside.apart(band.distance[lower], band.distance[upper], h)
         lower, upper = lower[close], upper[close]
         P, D = grid.at(lower), np.zeros((len(lower), 3))
         D[:, axis] = h

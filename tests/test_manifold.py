@@ -45,6 +45,22 @@ def test_repair_that_may_clear_corners_leads_no_edge_through_the_source(seed):
     assert np.array_equal(firm, filled) and np.array_equal(still, before)
 
 
+def test_repair_turns_the_corner_that_mends_its_cell(monkeypatch):
+    """And not the cheapest of all, which may leave two sheets there and make two in the next cell."""
+    case, cost = np.flatnonzero(manifold.twofold()), np.random.default_rng(0).random(8)
+    inside = case[:, None] >> np.arange(8) & 1 == 1
+    for side in (inside, ~inside):
+        costs = np.where(side, cost, np.inf)
+        for each, able, own in zip(case, manifold.mended()[case], costs, strict=True):
+            corner = manifold.cheapest(np.arange(8)[None], own, able[None])[0]
+            assert np.isfinite(own[corner])
+            assert not manifold.twofold()[each ^ 1 << corner] or not (able & np.isfinite(own)).any()
+    keys, values = noise(16, 0)
+    turned = manifold.repair(keys, values.copy())[2]
+    monkeypatch.setattr(manifold, "mended", lambda: np.ones((256, 8), bool))
+    assert turned < 0.9 * manifold.repair(keys, values.copy())[2]
+
+
 @pytest.mark.parametrize("which", ["none may", "source between", "free"])
 def test_repair_parts_two_blocks_that_meet_at_an_edge_or_joins_them(which):
     ijk, keys = lattice(20)

@@ -110,6 +110,17 @@ def test_points_see_outside_only_past_what_is_in_the_way():
     assert not outside.sees(grid, out, P * (1 - 2 * H / 0.8) + 0.137 * H).any()
 
 
+def test_a_flat_pane_cuts_every_edge_across_it():
+    """The distances of the two ends come to a cell, and rounding would decide whether one of them is that of a face."""
+    pane = trimesh.creation.box((1.2, 1.2, 1e-9))
+    for height in np.random.default_rng(0).uniform(-0.5, 0.5, 20):
+        grid = outside.band(field.prepare(pane.vertices + (0, 0, height), pane.faces), R)
+        P = grid.at(slice(None))
+        below = (np.abs(P[:, :2]) < 0.5).all(1) & (P[:, 2] < height - 1e-6 * H) & (P[:, 2] > height - H * (1 - 1e-6))
+        keys = grid.band.keys[below]
+        assert len(keys) > 400 and outside.cuts(grid, keys, keys + field.STEPS[2]).all()
+
+
 def test_a_grid_that_grew_finds_its_new_corners():
     grid = grid_of(ball())
     more = field.unique(grid.band.keys[:, None] + outside.NEIGHBOURS @ field.STEPS)
