@@ -3,6 +3,7 @@
     python tests/bench_loop.py                                              tiny networks, on what is here
     python tests/bench_loop.py --model vae --size dora --batches 2 4 8 16   the published VAE with its own recipe
     python tests/bench_loop.py --model dit --size L --tokens 2048 --batches 8 16 --compiled
+    python tests/bench_loop.py --model dit --size L --tokens 2048 --batches 44 --accumulate 2 --compiled
 
 Steps are lib.loop's own: forward, backward, clipping, optimisers and average, on batches that lie ready, so that no
 loader is measured. Work is three times what torch's FLOP counter finds in a forward pass (products of matrices and
@@ -72,7 +73,7 @@ def measure(model, loss, recipe: dict, batch: dict, args) -> dict:
     stepper = loop.Stepper(model, loss)
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         stepper(loop.moved(first(batch), place.device))
-    count = len(next(iter(batch.values())))
+    count = args.accumulate * len(next(iter(batch.values())))
     if args.compiled:
         torch.compiler.reset()  # else another batch size would be compiled for all sizes, and slower
         loop.compile_blocks(model)
@@ -80,7 +81,8 @@ def measure(model, loss, recipe: dict, batch: dict, args) -> dict:
     seconds = []
     for step in range(args.warmup + args.steps):
         start = time.perf_counter()
-        loop.forward_backward(stepper, [batch], place, 0, step, 1.0, model)  # ends with a number read from the GPU
+        pieces = [batch] * args.accumulate
+        loop.forward_backward(stepper, pieces, place, 0, step, 1.0, model)  # ends with a number read from the GPU
         loop.update(run, 1e-3, 0.999)
         if place.on_gpu:
             torch.cuda.synchronize(place.device)
@@ -101,6 +103,7 @@ def main():
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--tokens", type=int, default=0, help="of a shape, 0 = the longest of the size's recipe")
     parser.add_argument("--batches", type=int, nargs="+", default=[8])
+    parser.add_argument("--accumulate", type=int, default=1, help="such batches a step, as 06 has it")
     parser.add_argument("--steps", type=int, default=10, help="that are measured")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--compiled", action="store_true", help="torch.compile")
@@ -126,7 +129,7 @@ def main():
             share = f"{found['tflops'] / peak:6.1%}" if peak else "     -"
             room = [found[key] for key in ("gpu_allocated_gib", "gpu_reserved_gib", "peak_gib") if key in found]
             print(
-                f"{kind:5} {args.size:6} {tokens:6} {count:5} {found['ms']:10.1f} {found['samples']:10.2f} "
+                f"{kind:5} {args.size:6} {tokens:6} {found['batch']:5} {found['ms']:10.1f} {found['samples']:10.2f} "
                 f"{found['samples'] * tokens:10.0f} {found['tflops']:9.2f} {share}   "
                 f"{' / '.join(f'{gib:.1f}' for gib in room[:2] if gib)}",
                 flush=True,
