@@ -69,7 +69,8 @@ def one_sheet(keys, values, loose, cut: Cut, suspects: np.ndarray, beyond) -> tu
             loose = np.insert(loose, at, False)
         corner = field.find(keys, corner_keys)
         case = (values[corner] > 0) @ (1 << np.arange(8))
-        corner, mends = corner[twofold()[case]], mended()[case[twofold()[case]]]
+        two = twofold()[case]
+        corner, mends = corner[two], mended()[case[two]]
         fill = cheapest(corner, np.where(values > 0, np.inf, -values), mends)
         clear = cheapest(corner, np.where((values > 0) & loose, values, np.inf), mends)
         less = loose[clear] & (values[clear] > 0) & (values[clear] < -values[fill])
